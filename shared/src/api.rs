@@ -1,0 +1,364 @@
+//! What a client and the API say to each other over HTTP. The server, the command line and the
+//! tests all use these types; the OpenAPI document is made from them.
+
+use std::{borrow::Cow, collections::BTreeMap};
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::domain::{AccountId, Completion, Delivery, JobId, Message, Span, State, Time, Usage};
+
+/// A job to run. Give either `prompt` or `messages`; all else is optional.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct NewJob {
+    /// The prompt, as one user message.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "Say hello.")]
+    pub prompt: Option<String>,
+    /// The conversation, instead of `prompt`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub messages: Option<Vec<Message>>,
+    /// The system prompt.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub system: Option<String>,
+    /// The model; only accounts that offer it can run the job. The account's default otherwise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// Provider parameters such as `max_tokens` or `temperature`, passed on as they are.
+    #[serde(skip_serializing_if = "serde_json::Map::is_empty")]
+    #[schema(value_type = Object)]
+    pub params: serde_json::Map<String, serde_json::Value>,
+    /// Higher goes first, from -100 to 100. Default 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub priority: Option<i16>,
+    /// Not before this time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub run_at: Option<Time>,
+    /// Not before this long from now; instead of `run_at`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub delay: Option<Span>,
+    /// If it has not begun by this time, it ends `expired`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Time>,
+    /// How long the provider may take. Default 10 minutes, at most 24 hours.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<Span>,
+    /// Failed attempts after which it ends `failed`, from 1 to 100. Default 3. Between attempts it
+    /// waits 1 s doubling to 5 min, with jitter. A throttled attempt does not count.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_attempts: Option<u32>,
+    /// How often it may be handed to a provider.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub delivery: Option<Delivery>,
+    /// Jobs of one session prefer the same account.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub session: Option<String>,
+    /// Only this account.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub account: Option<AccountId>,
+    /// Only accounts with all of these tags.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<String>,
+    /// Yours: kept with the job and searchable. At most 32 entries.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub metadata: BTreeMap<String, String>,
+}
+
+/// The receipt of one job.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Receipt {
+    /// The job's id.
+    pub id: JobId,
+    /// Its state at this moment.
+    pub state: State,
+    /// Where to ask for it.
+    pub url: String,
+}
+
+/// The receipt of an array of jobs, in the order in which they were given.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Receipts {
+    /// One receipt a job.
+    pub jobs: Vec<Receipt>,
+}
+
+/// A job as it is now.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct JobView {
+    /// Its id.
+    pub id: JobId,
+    /// Its state.
+    pub state: State,
+    /// Whether someone asked for its end while it was in flight.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cancel_requested: bool,
+    /// Who submitted it: the name of the API key.
+    pub client: String,
+    /// The set of accounts that it may run on.
+    pub lane: String,
+    /// The account that it runs or ran on last; none while it waits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub account: Option<AccountId>,
+    /// The model that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// Its priority.
+    pub priority: i16,
+    /// The number of its last attempt; 0 before the first.
+    pub attempt: u32,
+    /// Failed attempts that count.
+    pub failures: u32,
+    /// Failed attempts after which it ends.
+    pub max_attempts: u32,
+    /// How often it may be handed to a provider.
+    pub delivery: Delivery,
+    /// How long the provider may take.
+    pub timeout: Span,
+    /// The client's session.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub session: Option<String>,
+    /// The client's own notes.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub metadata: BTreeMap<String, String>,
+    /// The job that this one tries again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry_of: Option<JobId>,
+    /// When it was accepted.
+    pub created_at: Time,
+    /// Before this time it is not dispatched; shown while it waits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub run_at: Option<Time>,
+    /// If it has not begun by this time, it ends `expired`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Time>,
+    /// When its last attempt was bound to an account.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dispatched_at: Option<Time>,
+    /// When its last attempt really began.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<Time>,
+    /// When it ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub finished_at: Option<Time>,
+    /// The answer, when it succeeded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub result: Option<Completion>,
+    /// What went wrong, when it did not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<JobError>,
+    /// What it was asked; only when one job is read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub request: Option<serde_json::Value>,
+    /// Every attempt that has ended, oldest first; only when one job is read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attempts: Option<Vec<AttemptView>>,
+}
+
+/// Why a job or an attempt did not succeed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct JobError {
+    /// A stable code.
+    pub code: String,
+    /// What happened, for people.
+    pub message: String,
+}
+
+/// One dispatch of a job that has ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AttemptView {
+    /// Its number, from 1.
+    pub number: u32,
+    /// The account that it was bound to.
+    pub account: AccountId,
+    /// The worker that had it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub worker: Option<String>,
+    /// How it ended: `completed`, `throttled`, `overloaded`, `auth_failed`, `out_of_credit`,
+    /// `rejected`, `failed`, `cancelled`, `lost` or `returned`.
+    pub outcome: String,
+    /// What went wrong.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<JobError>,
+    /// When it was bound.
+    pub dispatched_at: Time,
+    /// When the provider was called.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<Time>,
+    /// When it ended.
+    pub finished_at: Time,
+    /// What it used.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub usage: Option<Usage>,
+}
+
+/// A page of jobs, newest first.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct JobPage {
+    /// The jobs, without their requests and attempts.
+    pub jobs: Vec<JobView>,
+    /// Give this as `cursor` for the next page; none on the last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next_cursor: Option<String>,
+}
+
+/// An account as it is now. No secret is ever in it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AccountView {
+    /// Its name.
+    pub id: AccountId,
+    /// The kind of provider.
+    pub provider: String,
+    /// The models it offers; empty means any.
+    pub models: Vec<String>,
+    /// The tags that lanes can ask for.
+    pub tags: Vec<String>,
+    /// Prompts it runs at once, at most.
+    pub max_concurrency: u32,
+    /// Its share under the weighted strategy.
+    pub weight: u32,
+    /// Whether it may take jobs at all: `active`, `paused`, `auth_failed`, `out_of_credit`.
+    pub standing: crate::domain::Standing,
+    /// Attempts in flight now.
+    pub in_flight: u32,
+    /// No new job before this time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cooldown_until: Option<Time>,
+    /// Why it cools or is out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Workers that serve it now; none when the live plane cannot tell.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub workers: Option<u32>,
+}
+
+/// All accounts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AccountList {
+    /// By name.
+    pub accounts: Vec<AccountView>,
+}
+
+/// What an API key may do. Each includes what stands before it.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Scope {
+    /// Look at everything.
+    Read,
+    /// Submit jobs, and cancel and retry its own.
+    Submit,
+    /// Cancel and retry anyone's jobs, steer accounts.
+    Operate,
+    /// Make and revoke keys.
+    Admin,
+}
+
+/// An API key to make.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewKey {
+    /// Its name: the client that jobs are counted for.
+    pub name: String,
+    /// What it may do.
+    pub scopes: Vec<Scope>,
+}
+
+/// An API key, without its secret.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct KeyView {
+    /// Its id.
+    pub id: uuid::Uuid,
+    /// Its name.
+    pub name: String,
+    /// The beginning of the key, to tell keys apart.
+    pub prefix: String,
+    /// What it may do.
+    pub scopes: Vec<Scope>,
+    /// When it was made.
+    pub created_at: Time,
+    /// When it was revoked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub revoked_at: Option<Time>,
+}
+
+/// A new API key; its secret is shown this once.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct CreatedKey {
+    /// The secret.
+    pub key: String,
+    /// The rest.
+    #[serde(flatten)]
+    pub view: KeyView,
+}
+
+/// All API keys.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct KeyList {
+    /// Newest first.
+    pub keys: Vec<KeyView>,
+}
+
+/// How the whole is doing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Health {
+    /// `ok`; `degraded` when something is down that submits can do without; `down` otherwise.
+    pub status: HealthStatus,
+    /// Each plane by name: `truth`, `work`, `live`.
+    pub planes: BTreeMap<Cow<'static, str>, PlaneHealth>,
+    /// The version of Sluice.
+    pub version: String,
+}
+
+/// In one word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum HealthStatus {
+    /// All is well.
+    Ok,
+    /// Jobs are accepted, but something is down.
+    Degraded,
+    /// Jobs cannot be accepted.
+    Down,
+}
+
+/// How one plane is doing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PlaneHealth {
+    /// What it is: `postgres`, `sqlite`, `rabbitmq`, `in-process`, `redis`, `memory`.
+    pub kind: String,
+    /// Whether it can be used.
+    pub up: bool,
+    /// What is wrong.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// What the API says when it says no (RFC 9457, `application/problem+json`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Problem {
+    /// A URI reference that names the kind of problem.
+    pub r#type: String,
+    /// The kind of problem in a few words.
+    pub title: String,
+    /// The HTTP status.
+    pub status: u16,
+    /// What was wrong this time, and what to do.
+    pub detail: String,
+    /// A stable code to branch on.
+    pub code: String,
+    /// The fields at fault.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub errors: Vec<FieldError>,
+}
+
+/// One field at fault.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct FieldError {
+    /// Where it is in the request, such as `[3].prompt`.
+    pub field: String,
+    /// What is wrong with it.
+    pub detail: String,
+}
