@@ -1,1 +1,20 @@
-//! x
+//! The schema of the truth plane. One change a file, for Postgres and SQLite alike.
+//!
+//! A migration only adds; what is no longer used is removed by a later one, when no running
+//! version reads it any more.
+
+pub use sea_orm_migration::prelude::MigratorTrait;
+use sea_orm_migration::prelude::*;
+
+mod m0001_spine;
+
+/// Every migration, oldest first.
+#[derive(Debug)]
+pub struct Migrator;
+
+#[async_trait::async_trait]
+impl MigratorTrait for Migrator {
+    fn migrations() -> Vec<Box<dyn MigrationTrait>> {
+        vec![Box::new(m0001_spine::Migration)]
+    }
+}

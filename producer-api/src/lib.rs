@@ -1,1 +1,19 @@
-//! x
+//! The API role: it accepts jobs, keeps them, dispatches them to workers and settles what they
+//! reply.
+//!
+//! [`store`] is the truth plane. The loops beside it ([`submitter`], [`dispatcher`], [`intake`],
+//! [`reaper`]) are thin shells over `sluice_shared::domain`; [`http`] is the edge. Any number of
+//! API processes run the same loops over the same truth.
+
+pub mod app;
+pub mod auth;
+pub mod dispatcher;
+pub mod http;
+pub mod intake;
+pub mod reaper;
+pub mod store;
+pub mod submitter;
+pub mod waiters;
+pub mod workers;
+
+pub use app::{App, serve};

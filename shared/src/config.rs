@@ -67,7 +67,6 @@ pub struct Api {
     pub request_timeout: Span,
     pub max_wait: Span,
     pub idempotency_ttl: Span,
-    pub max_queued_jobs: u64,
 }
 
 /// The dispatcher and the reaper.

@@ -12,7 +12,7 @@ use utoipa::ToSchema;
 use super::{Outcome, Time, retry};
 
 /// Attempts that a job may lose with their workers before it is held to be what kills them.
-pub const MAX_LOSSES: u32 = 5;
+pub const MAX_LOSSES: u32 = 10;
 
 /// How long an at-most-once job that came back unstarted waits before it is sent again. A
 /// `started` that is still under way through another API process ends the job in that time.

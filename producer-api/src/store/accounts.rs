@@ -1,0 +1,205 @@
+//! Accounts: what is configured, and what has become of them.
+
+use std::collections::BTreeMap;
+
+use sea_orm::{
+    ActiveValue::Set, ColumnTrait, ConnectionTrait, DbBackend, EntityTrait, QueryFilter,
+    QueryOrder, Statement, sea_query::OnConflict,
+};
+use sluice_shared::domain::{Account, AccountId, Standing, Time};
+
+use super::{
+    Store, StoreError, count,
+    entity::{account, account_state},
+    parse_json, to_json,
+};
+
+/// An account as it is now.
+#[derive(Clone, Debug)]
+pub struct AccountRow {
+    /// What is fixed about it.
+    pub account: Account,
+    /// Whether it may take jobs at all.
+    pub standing: Standing,
+    /// Attempts in flight.
+    pub in_flight: u32,
+    /// No new job before this time.
+    pub cooldown_until: Option<Time>,
+    /// Why it cools or is out.
+    pub reason: Option<String>,
+}
+
+impl Store {
+    /// Makes the stored accounts those of the configuration. One that is gone from it is marked
+    /// removed: it takes no new jobs, and its history stays.
+    ///
+    /// # Errors
+    /// When the database cannot be reached.
+    pub async fn sync_accounts(&self, accounts: &[Account]) -> Result<(), StoreError> {
+        let tx = self.begin().await?;
+        for account in accounts {
+            account::Entity::insert(account::ActiveModel {
+                id: Set(account.id.to_string()),
+                provider: Set(account.provider.clone()),
+                models: Set(to_json("models", &account.models)?),
+                tags: Set(to_json("tags", &account.tags)?),
+                max_concurrency: Set(account.max_concurrency.into()),
+                weight: Set(account.weight.into()),
+                removed: Set(false),
+            })
+            .on_conflict(
+                OnConflict::column(account::Column::Id)
+                    .update_columns([
+                        account::Column::Provider,
+                        account::Column::Models,
+                        account::Column::Tags,
+                        account::Column::MaxConcurrency,
+                        account::Column::Weight,
+                        account::Column::Removed,
+                    ])
+                    .to_owned(),
+            )
+            .exec_without_returning(&tx)
+            .await?;
+            account_state::Entity::insert(account_state::ActiveModel {
+                account: Set(account.id.to_string()),
+                in_flight: Set(0),
+                standing: Set(Standing::Active.as_str().into()),
+                cooldown_until: Set(None),
+                throttle_streak: Set(0),
+                reason: Set(None),
+            })
+            .on_conflict(
+                OnConflict::column(account_state::Column::Account)
+                    .do_nothing_on([account_state::Column::Account])
+                    .to_owned(),
+            )
+            .exec_without_returning(&tx)
+            .await?;
+        }
+        let names: Vec<&str> = accounts.iter().map(|account| account.id.as_str()).collect();
+        account::Entity::update_many()
+            .col_expr(account::Column::Removed, true.into())
+            .filter(account::Column::Id.is_not_in(names))
+            .exec(&tx)
+            .await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// Every account that is configured, by name.
+    ///
+    /// # Errors
+    /// When the database cannot be reached.
+    pub async fn accounts(&self) -> Result<Vec<AccountRow>, StoreError> {
+        let mut states: BTreeMap<String, account_state::Model> = account_state::Entity::find()
+            .all(&self.read)
+            .await?
+            .into_iter()
+            .map(|state| (state.account.clone(), state))
+            .collect();
+        let rows = account::Entity::find()
+            .filter(account::Column::Removed.eq(false))
+            .order_by_asc(account::Column::Id)
+            .all(&self.read)
+            .await?;
+        let mut accounts = Vec::with_capacity(rows.len());
+        for row in rows {
+            let state = states.remove(&row.id);
+            let id: AccountId = row
+                .id
+                .parse()
+                .map_err(|error| StoreError::Internal(format!("accounts: {error}")))?;
+            accounts.push(AccountRow {
+                account: Account {
+                    id,
+                    provider: row.provider,
+                    models: parse_json("models", &row.models)?,
+                    tags: parse_json("tags", &row.tags)?,
+                    max_concurrency: count(row.max_concurrency),
+                    weight: count(row.weight),
+                },
+                standing: state
+                    .as_ref()
+                    .map_or(Standing::Active, |state| Standing::from_name(&state.standing)),
+                in_flight: state.as_ref().map_or(0, |state| count(state.in_flight)),
+                cooldown_until: state
+                    .as_ref()
+                    .and_then(|state| state.cooldown_until.map(Time::from_millis)),
+                reason: state.and_then(|state| state.reason),
+            });
+        }
+        Ok(accounts)
+    }
+
+    /// Sets an account's standing, by someone's wish. Back to active also ends its cooldown.
+    /// Whether there is such an account.
+    ///
+    /// # Errors
+    /// When the database cannot be reached.
+    pub async fn set_standing(
+        &self,
+        account: &AccountId,
+        standing: Standing,
+        reason: Option<String>,
+    ) -> Result<bool, StoreError> {
+        let mut update = account_state::Entity::update_many()
+            .col_expr(account_state::Column::Standing, standing.as_str().into())
+            .col_expr(account_state::Column::Reason, reason.into());
+        if standing == Standing::Active {
+            update = update
+                .col_expr(account_state::Column::CooldownUntil, Option::<i64>::None.into())
+                .col_expr(account_state::Column::ThrottleStreak, 0_i64.into());
+        }
+        let changed = update
+            .filter(account_state::Column::Account.eq(account.as_str()))
+            .exec(&self.write)
+            .await?;
+        Ok(changed.rows_affected > 0)
+    }
+
+    /// Counts each account's slots anew and mends a count that is wrong. Gives what was wrong: a
+    /// finding is a fault of ours, and this keeps it from costing a slot for ever.
+    ///
+    /// # Errors
+    /// When the database cannot be reached.
+    pub async fn audit_slots(&self) -> Result<Vec<(String, i64, i64)>, StoreError> {
+        let mut wrong = Vec::new();
+        for state in account_state::Entity::find().all(&self.read).await? {
+            let tx = self.begin().await?;
+            let lock = if tx.get_database_backend() == DbBackend::Postgres { "FOR UPDATE" } else { "" };
+            let read = |sql: String| {
+                Statement::from_sql_and_values(
+                    tx.get_database_backend(),
+                    sql,
+                    [state.account.clone().into()],
+                )
+            };
+            let counted = tx
+                .query_one_raw(read(format!(
+                    "SELECT in_flight FROM account_state WHERE account = $1 {lock}"
+                )))
+                .await?;
+            let real = tx
+                .query_one_raw(read(
+                    "SELECT count(*) FROM jobs WHERE account = $1 \
+                     AND state IN ('dispatched', 'running')"
+                        .into(),
+                ))
+                .await?;
+            let (Some(counted), Some(real)) = (counted, real) else { continue };
+            let (counted, real): (i64, i64) =
+                (counted.try_get_by_index(0)?, real.try_get_by_index(0)?);
+            if counted != real {
+                account_state::Entity::update_many()
+                    .col_expr(account_state::Column::InFlight, real.into())
+                    .filter(account_state::Column::Account.eq(&state.account))
+                    .exec(&tx)
+                    .await?;
+                wrong.push((state.account.clone(), counted, real));
+            }
+            tx.commit().await?;
+        }
+        Ok(wrong)
+    }
+}

@@ -1,0 +1,11 @@
+//! The rows of the truth plane. No entity leaves the store.
+
+#![expect(unreachable_pub, reason = "sea-orm makes public items of these")]
+
+pub(super) mod account;
+pub(super) mod account_state;
+pub(super) mod api_key;
+pub(super) mod attempt;
+pub(super) mod idempotency_key;
+pub(super) mod job;
+pub(super) mod job_payload;

@@ -1,0 +1,579 @@
+//! Settling: what workers report becomes state, history and free slots, many reports at once.
+
+use std::collections::{BTreeMap, HashMap};
+
+use sea_orm::{ColumnTrait, DatabaseTransaction, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
+use sluice_shared::{
+    domain::{
+        Cooldown, Delivery, Event, Job, JobId, Outcome, Settlement, Standing, State, Time, Usage,
+        job::Refused,
+    },
+    message::{Reply, Report},
+};
+
+use super::{
+    Store, StoreError,
+    bulk::{Column, Rows},
+    count,
+    entity::{account_state, job},
+    for_update, to_json,
+};
+
+/// What to do about one attempt: a worker's report, or a finding of the API itself.
+#[derive(Clone, Debug)]
+pub enum Verdict {
+    /// A worker said so.
+    Report(Reply),
+    /// Nobody runs it and nobody will: its message is gone, or its lease has ended.
+    Lost {
+        /// Which job.
+        job: JobId,
+        /// Which attempt.
+        attempt: u32,
+    },
+    /// It was never published: back to the backlog, as if nothing had been.
+    Unpublished {
+        /// Which job.
+        job: JobId,
+        /// Which attempt.
+        attempt: u32,
+    },
+}
+
+impl Verdict {
+    fn job(&self) -> JobId {
+        match self {
+            Self::Report(reply) => reply.job,
+            Self::Lost { job, .. } | Self::Unpublished { job, .. } => *job,
+        }
+    }
+
+    fn attempt(&self) -> u32 {
+        match self {
+            Self::Report(reply) => reply.attempt,
+            Self::Lost { attempt, .. } | Self::Unpublished { attempt, .. } => *attempt,
+        }
+    }
+}
+
+/// What became of the verdicts.
+#[derive(Debug, Default)]
+pub struct Settled {
+    /// Jobs that have reached a terminal state, with it.
+    pub ended: Vec<(JobId, State)>,
+    /// Attempts that have ended, by account and outcome.
+    pub attempts: Vec<(String, &'static str)>,
+    /// Lanes with jobs that are waiting again, and may go at once.
+    pub requeued: Vec<String>,
+    /// Verdicts that changed nothing: late, repeated or superseded.
+    pub refused: usize,
+    /// Slots that have become free.
+    pub freed: usize,
+}
+
+/// A job while its verdicts are applied.
+struct Open {
+    row: job::Model,
+    job: Job,
+    changed: bool,
+}
+
+/// The columns of an attempt's history that its verdict decides.
+struct Ending<'a> {
+    name: &'static str,
+    error: Option<(&'a str, &'a str)>,
+    started_at: Option<Time>,
+    finished_at: Time,
+    outcome: Option<&'a Outcome>,
+}
+
+/// What a batch of verdicts gives back to an account.
+#[derive(Default)]
+struct Freed {
+    slots: i64,
+    answered: bool,
+}
+
+#[derive(Default)]
+struct History {
+    jobs: Vec<uuid::Uuid>,
+    texts: [Vec<String>; 6],
+    numbers: [Vec<i64>; 7],
+}
+
+impl Store {
+    /// Applies verdicts in their order, in one transaction. One that comes late, twice or about a
+    /// superseded attempt changes nothing. `chance` gives numbers in `[0, 1)` for backoffs.
+    ///
+    /// # Errors
+    /// When the database did not take it; then nothing was changed.
+    pub async fn settle(
+        &self,
+        verdicts: &[Verdict],
+        now: Time,
+        chance: fn() -> f64,
+    ) -> Result<Settled, StoreError> {
+        let mut settled = Settled::default();
+        let tx = self.begin().await?;
+        let mut open = lock_jobs(&tx, verdicts).await?;
+        let mut history = History::default();
+        let mut freed: BTreeMap<String, Freed> = BTreeMap::new();
+        let mut judged: BTreeMap<String, Vec<&Outcome>> = BTreeMap::new();
+        for verdict in verdicts {
+            let Some(entry) = open.get_mut(&verdict.job()) else {
+                settled.refused += 1;
+                continue;
+            };
+            let was_in_flight = entry.job.state.is_in_flight();
+            let Ok((settlement, ending)) = decide(entry, verdict, now, chance) else {
+                settled.refused += 1;
+                continue;
+            };
+            let account = entry.row.account.clone().unwrap_or_default();
+            if let Some(ending) = ending {
+                if let Some(outcome) = ending.outcome {
+                    judged.entry(account.clone()).or_default().push(outcome);
+                }
+                settled.attempts.push((account.clone(), ending.name));
+                history.push(&entry.row, verdict, &ending)?;
+            }
+            if was_in_flight && !settlement.state.is_in_flight() {
+                let freed = freed.entry(account).or_default();
+                freed.slots += 1;
+                freed.answered |= settlement.state == State::Succeeded;
+                settled.freed += 1;
+            }
+            apply(entry, verdict, &settlement, now);
+            if settlement.state.is_terminal() {
+                settled.ended.push((verdict.job(), settlement.state));
+            } else if settlement.state == State::Queued && settlement.due <= now {
+                settled.requeued.push(entry.row.lane.clone());
+            }
+        }
+        write_jobs(&tx, open.into_values().filter(|open| open.changed).collect()).await?;
+        history.write(&tx).await?;
+        release(&tx, &freed).await?;
+        judge(&tx, &judged, now, chance).await?;
+        tx.commit().await?;
+        Ok(settled)
+    }
+
+    /// Asks for a job's end. A queued one is cancelled at once; one in flight is marked, and ends
+    /// when its worker has stopped. Gives the job's state, its attempt, and whether this call
+    /// ended it; `None` when there is no such job.
+    ///
+    /// # Errors
+    /// When the database cannot be reached.
+    pub async fn cancel(
+        &self,
+        id: JobId,
+        now: Time,
+    ) -> Result<Option<Result<(State, u32, bool), Refused>>, StoreError> {
+        let tx = self.begin().await?;
+        let Some(row) = job::Entity::find_by_id(id.0).lock_exclusive().one(&tx).await? else {
+            return Ok(None);
+        };
+        let mut open = Open::new(row)?;
+        let cancelled = match open.job.state.on(Event::Cancel) {
+            Ok(cancelled) => cancelled,
+            Err(refused) => return Ok(Some(Err(refused))),
+        };
+        let ends_now = open.job.state == State::Queued;
+        if ends_now {
+            open.job.state = cancelled;
+            open.row.finished_at = Some(now.as_millis());
+            open.row.error_code = Some("cancelled".into());
+            open.row.error_message = Some("cancelled before it began".into());
+        }
+        open.job.cancel_requested = true;
+        let answer = (open.job.state, open.job.attempt, ends_now);
+        write_jobs(&tx, vec![open]).await?;
+        tx.commit().await?;
+        Ok(Some(Ok(answer)))
+    }
+}
+
+impl Open {
+    fn new(row: job::Model) -> Result<Self, StoreError> {
+        let state = State::from_name(&row.state)
+            .ok_or_else(|| StoreError::Internal(format!("state `{}` is not known", row.state)))?;
+        let job = Job {
+            state,
+            attempt: count(row.attempt),
+            failures: count(row.failures),
+            losses: count(row.losses),
+            max_attempts: count(row.max_attempts),
+            delivery: if row.at_most_once { Delivery::AtMostOnce } else { Delivery::AtLeastOnce },
+            cancel_requested: row.cancel_requested,
+        };
+        Ok(Self { row, job, changed: false })
+    }
+}
+
+async fn lock_jobs(
+    tx: &DatabaseTransaction,
+    verdicts: &[Verdict],
+) -> Result<HashMap<JobId, Open>, StoreError> {
+    let mut ids: Vec<uuid::Uuid> = verdicts.iter().map(|verdict| verdict.job().0).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    let sql = format!(
+        "SELECT jobs.* FROM v JOIN jobs ON jobs.id = v.job ORDER BY jobs.id {}",
+        for_update(tx, "FOR UPDATE OF jobs")
+    );
+    let rows = Rows::new(&["job"], vec![Column::Id(ids)]).query(tx, &sql).await?;
+    let mut open = HashMap::with_capacity(rows.len());
+    for row in rows {
+        let row = <job::Model as sea_orm::FromQueryResult>::from_query_result(&row, "")?;
+        open.insert(JobId(row.id), Open::new(row)?);
+    }
+    Ok(open)
+}
+
+/// What a verdict makes of its job, and what it writes into the history if it ends the attempt.
+fn decide<'a>(
+    entry: &Open,
+    verdict: &'a Verdict,
+    now: Time,
+    chance: fn() -> f64,
+) -> Result<(Settlement, Option<Ending<'a>>), Refused> {
+    let attempt = verdict.attempt();
+    let lost = |name, why| Ending {
+        name,
+        error: Some((name, why)),
+        started_at: None,
+        finished_at: now,
+        outcome: None,
+    };
+    match verdict {
+        Verdict::Report(reply) => match &reply.report {
+            Report::Started { .. } | Report::Leased { .. } => {
+                Ok((entry.job.started(attempt, now)?, None))
+            }
+            Report::Finished { started_at, finished_at, outcome } => {
+                let settlement = entry.job.finished(attempt, outcome, now, chance())?;
+                let ending = Ending {
+                    name: outcome.name(),
+                    error: outcome.error(),
+                    started_at: *started_at,
+                    finished_at: *finished_at,
+                    outcome: Some(outcome),
+                };
+                Ok((settlement, Some(ending)))
+            }
+            Report::Redelivered => {
+                let settlement = entry.job.lost(attempt, false, now)?;
+                Ok((settlement, Some(lost("lost", "its worker died or lost its connection"))))
+            }
+            Report::Returned { reason } => {
+                Ok((entry.job.returned(attempt, now)?, Some(lost("returned", reason))))
+            }
+        },
+        Verdict::Lost { .. } => {
+            let settlement = entry.job.lost(attempt, false, now)?;
+            Ok((settlement, Some(lost("lost", "nobody was running it any more"))))
+        }
+        Verdict::Unpublished { .. } => Ok((entry.job.returned(attempt, now)?, None)),
+    }
+}
+
+/// Brings the row to its new state.
+fn apply(entry: &mut Open, verdict: &Verdict, settlement: &Settlement, now: Time) {
+    entry.changed = true;
+    entry.job.state = settlement.state;
+    entry.job.failures = settlement.failures;
+    entry.job.losses = settlement.losses;
+    let row = &mut entry.row;
+    let mut error: Option<(String, String)> = None;
+    if let Verdict::Report(reply) = verdict {
+        row.worker = Some(reply.worker.clone());
+        match &reply.report {
+            Report::Started { at } => row.started_at = Some(at.as_millis()),
+            Report::Leased { started_at, until } => {
+                row.started_at = Some(started_at.as_millis());
+                row.lease_until = Some(until.as_millis());
+            }
+            Report::Finished { started_at, outcome, .. } => {
+                row.started_at = started_at.map(Time::as_millis);
+                error = outcome.error().map(|(code, detail)| (code.into(), detail.into()));
+            }
+            Report::Redelivered | Report::Returned { .. } => {}
+        }
+    }
+    if let Some(code) = settlement.code {
+        let words = "the worker that ran it is gone, and it must not or may no longer run again";
+        error = Some((code.into(), words.into()));
+    }
+    match settlement.state {
+        State::Queued => {
+            row.account = None;
+            row.worker = None;
+            row.lease_until = None;
+            row.run_at = settlement.due.as_millis();
+            row.ready = settlement.due <= now;
+        }
+        State::Cancelled => {
+            row.finished_at = Some(now.as_millis());
+            error = Some(("cancelled".into(), "cancelled on request".into()));
+        }
+        state if state.is_terminal() => row.finished_at = Some(now.as_millis()),
+        _ => {}
+    }
+    let (code, message) = error.unzip();
+    row.error_code = code;
+    row.error_message = message;
+}
+
+/// Writes what [`apply`] changed, in the order of ids.
+async fn write_jobs(tx: &DatabaseTransaction, mut open: Vec<Open>) -> Result<(), StoreError> {
+    open.sort_unstable_by_key(|open| open.row.id);
+    let mut ids = Vec::with_capacity(open.len());
+    let mut texts: [Vec<String>; 5] = Default::default();
+    let mut numbers: [Vec<i64>; 9] = Default::default();
+    for Open { row, job, .. } in open {
+        ids.push(row.id);
+        let values = [
+            job.state.as_str().to_owned(),
+            row.account.unwrap_or_default(),
+            row.worker.unwrap_or_default(),
+            row.error_code.unwrap_or_default(),
+            row.error_message.unwrap_or_default(),
+        ];
+        for (column, value) in texts.iter_mut().zip(values) {
+            column.push(value);
+        }
+        let values = [
+            i64::from(job.failures),
+            i64::from(job.losses),
+            i64::from(job.cancel_requested),
+            i64::from(row.ready),
+            row.run_at,
+            row.started_at.unwrap_or(0),
+            row.lease_until.unwrap_or(0),
+            row.finished_at.unwrap_or(0),
+            i64::from(job.attempt),
+        ];
+        for (column, value) in numbers.iter_mut().zip(values) {
+            column.push(value);
+        }
+    }
+    let [states, accounts, workers, codes, messages] = texts.map(Column::Text);
+    let [failures, losses, cancel, ready, run_at, started, lease, finished, attempt] =
+        numbers.map(Column::Number);
+    Rows::new(
+        &[
+            "id", "state", "account", "worker", "error_code", "error_message", "failures",
+            "losses", "cancel", "ready", "run_at", "started_at", "lease_until", "finished_at",
+            "attempt",
+        ],
+        vec![
+            Column::Id(ids),
+            states,
+            accounts,
+            workers,
+            codes,
+            messages,
+            failures,
+            losses,
+            cancel,
+            ready,
+            run_at,
+            started,
+            lease,
+            finished,
+            attempt,
+        ],
+    )
+    .execute(
+        tx,
+        "UPDATE jobs SET state = v.state, account = NULLIF(v.account, ''), \
+         worker = NULLIF(v.worker, ''), error_code = NULLIF(v.error_code, ''), \
+         error_message = NULLIF(v.error_message, ''), failures = v.failures, losses = v.losses, \
+         cancel_requested = (v.cancel = 1), ready = (v.ready = 1), run_at = v.run_at, \
+         started_at = NULLIF(v.started_at, 0), lease_until = NULLIF(v.lease_until, 0), \
+         finished_at = NULLIF(v.finished_at, 0) \
+         FROM v WHERE jobs.id = v.id AND jobs.attempt = v.attempt",
+    )
+    .await?;
+    Ok(())
+}
+
+impl History {
+    fn push(
+        &mut self,
+        row: &job::Model,
+        verdict: &Verdict,
+        ending: &Ending<'_>,
+    ) -> Result<(), StoreError> {
+        let worker = match verdict {
+            Verdict::Report(reply) => reply.worker.clone(),
+            Verdict::Lost { .. } | Verdict::Unpublished { .. } => {
+                row.worker.clone().unwrap_or_default()
+            }
+        };
+        let (usage, answer) = match ending.outcome {
+            Some(Outcome::Completed(completion)) => {
+                (completion.usage, to_json("answer", completion)?)
+            }
+            _ => (Usage::default(), String::new()),
+        };
+        let (code, message) = ending.error.unwrap_or_default();
+        self.jobs.push(row.id);
+        let values = [
+            row.account.clone().unwrap_or_default(),
+            worker,
+            ending.name.to_owned(),
+            code.to_owned(),
+            message.to_owned(),
+            answer,
+        ];
+        for (column, value) in self.texts.iter_mut().zip(values) {
+            column.push(value);
+        }
+        let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+        let values = [
+            row.attempt,
+            row.dispatched_at.unwrap_or(row.created_at),
+            ending.started_at.map(Time::as_millis).or(row.started_at).unwrap_or(0),
+            ending.finished_at.as_millis(),
+            number(usage.input_tokens),
+            number(usage.output_tokens),
+            usage.cost_microusd.map_or(-1, number),
+        ];
+        for (column, value) in self.numbers.iter_mut().zip(values) {
+            column.push(value);
+        }
+        Ok(())
+    }
+
+    async fn write(self, tx: &DatabaseTransaction) -> Result<(), StoreError> {
+        let [account, worker, outcome, code, message, answer] = self.texts.map(Column::Text);
+        let [number, dispatched, started, finished, input, output, cost] =
+            self.numbers.map(Column::Number);
+        Rows::new(
+            &[
+                "job", "account", "worker", "outcome", "error_code", "error_message", "answer",
+                "number", "dispatched_at", "started_at", "finished_at", "input_tokens",
+                "output_tokens", "cost_microusd",
+            ],
+            vec![
+                Column::Id(self.jobs),
+                account,
+                worker,
+                outcome,
+                code,
+                message,
+                answer,
+                number,
+                dispatched,
+                started,
+                finished,
+                input,
+                output,
+                cost,
+            ],
+        )
+        .execute(
+            tx,
+            "INSERT INTO attempts (job, number, account, worker, outcome, error_code, \
+             error_message, answer, dispatched_at, started_at, finished_at, input_tokens, \
+             output_tokens, cost_microusd) \
+             SELECT job, number, account, NULLIF(worker, ''), outcome, NULLIF(error_code, ''), \
+             NULLIF(error_message, ''), NULLIF(answer, ''), dispatched_at, \
+             NULLIF(started_at, 0), finished_at, input_tokens, output_tokens, \
+             NULLIF(cost_microusd, -1) FROM v",
+        )
+        .await?;
+        Ok(())
+    }
+}
+
+/// Gives slots back, in the order of accounts. An answer also ends a streak of throttles.
+async fn release(
+    tx: &DatabaseTransaction,
+    freed: &BTreeMap<String, Freed>,
+) -> Result<(), StoreError> {
+    let accounts = freed.keys().cloned().collect();
+    let slots = freed.values().map(|freed| freed.slots).collect();
+    let answered = freed.values().map(|freed| i64::from(freed.answered)).collect();
+    Rows::new(
+        &["account", "freed", "answered"],
+        vec![Column::Text(accounts), Column::Number(slots), Column::Number(answered)],
+    )
+    .execute(
+        tx,
+        "UPDATE account_state SET in_flight = in_flight - v.freed, \
+         throttle_streak = throttle_streak * (1 - v.answered) \
+         FROM v WHERE account_state.account = v.account",
+    )
+    .await?;
+    Ok(())
+}
+
+/// Lets outcomes change their accounts' standing and cooldown; most change nothing.
+async fn judge(
+    tx: &DatabaseTransaction,
+    judged: &BTreeMap<String, Vec<&Outcome>>,
+    now: Time,
+    chance: fn() -> f64,
+) -> Result<(), StoreError> {
+    let of_note = |outcome: &&Outcome| {
+        matches!(
+            outcome,
+            Outcome::Throttled { .. }
+                | Outcome::Overloaded { .. }
+                | Outcome::AuthFailed { .. }
+                | Outcome::OutOfCredit { .. }
+        )
+    };
+    let names: Vec<&str> = judged
+        .iter()
+        .filter(|(_, outcomes)| outcomes.iter().any(of_note))
+        .map(|(account, _)| account.as_str())
+        .collect();
+    if names.is_empty() {
+        return Ok(());
+    }
+    // Locked by `release` already, in the same order.
+    let states = account_state::Entity::find()
+        .filter(account_state::Column::Account.is_in(names))
+        .order_by_asc(account_state::Column::Account)
+        .all(tx)
+        .await?;
+    for state in states {
+        let before = (
+            Standing::from_name(&state.standing),
+            Cooldown {
+                until: state.cooldown_until.map(Time::from_millis),
+                reason: state.reason.clone(),
+                streak: count(state.throttle_streak),
+            },
+        );
+        let (mut standing, mut cooldown) = before.clone();
+        for outcome in judged.get(&state.account).into_iter().flatten() {
+            let next = standing.after(outcome);
+            if next != standing {
+                cooldown.reason = outcome.error().map(|(_, detail)| detail.to_owned());
+            }
+            standing = next;
+            cooldown = cooldown.after(outcome, now, chance());
+        }
+        if (standing, &cooldown) != (before.0, &before.1) {
+            account_state::Entity::update_many()
+                .col_expr(account_state::Column::Standing, standing.as_str().into())
+                .col_expr(
+                    account_state::Column::CooldownUntil,
+                    cooldown.until.map(Time::as_millis).into(),
+                )
+                .col_expr(
+                    account_state::Column::ThrottleStreak,
+                    i64::from(cooldown.streak).into(),
+                )
+                .col_expr(account_state::Column::Reason, cooldown.reason.into())
+                .filter(account_state::Column::Account.eq(&state.account))
+                .exec(tx)
+                .await?;
+        }
+    }
+    Ok(())
+}
