@@ -1,2 +1,137 @@
-//! x
-fn main() {}
+//! What Sluice does on this machine, beside what the machine can do.
+//!
+//! `run` measures Sluice as real processes of its release binary, round by round in turn with the
+//! [`limit`] program, and prints one table of figures, ratios and bars. `inflight` holds many jobs
+//! in flight at once. `deploy/dev/bench.sh` builds all and starts private services for it. Load
+//! goes to this machine only, is bounded in count and in time, and what is started here is stopped
+//! on every way out.
+
+mod deployment;
+mod http;
+mod inflight;
+mod limit;
+mod load;
+mod measure;
+mod payload;
+mod process;
+mod report;
+mod run;
+mod services;
+mod stats;
+mod usage;
+mod verify;
+
+use std::{
+    io::{self, Write as _},
+    process::ExitCode,
+    time::Duration,
+};
+
+use anyhow::{Result, bail};
+use clap::{Parser, Subcommand};
+use serde::Serialize;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::{report::Report, run::Common};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Measures Sluice on this machine, beside what the machine can do. Linux only.
+#[derive(Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Measure the machine's limit alone: a bare program that does what any durable queue must.
+    Limit(run::LimitArgs),
+    /// Measure Sluice, beside the limit, and print one table.
+    Run(run::RunArgs),
+    /// Hold many jobs in flight at once on one worker process.
+    Inflight(inflight::InflightArgs),
+}
+
+/// One thread: the load is meant to cost little, and a second thread would take the CPU from what
+/// is measured.
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<ExitCode> {
+    let cli = Cli::parse();
+    let common = match &cli.command {
+        Command::Limit(args) => &args.common,
+        Command::Run(args) => &args.common,
+        Command::Inflight(args) => &args.common,
+    };
+    tokio::select! {
+        code = Box::pin(measure(&cli.command)) => code,
+        end = interrupted() => {
+            end?;
+            // The processes are gone with what was measured; the services may hold their data.
+            say("interrupted, cleaning up");
+            clean_up(common).await;
+            bail!("interrupted");
+        }
+    }
+}
+
+async fn measure(command: &Command) -> Result<ExitCode> {
+    match command {
+        Command::Limit(args) => finish(&run::limit(args).await?, &args.common, false),
+        Command::Run(args) => finish(&run::run(args).await?, &args.common, args.start.check),
+        Command::Inflight(args) => finish(
+            &inflight::inflight(args).await?,
+            &args.common,
+            args.start.check,
+        ),
+    }
+}
+
+fn finish<F: Serialize>(report: &Report<F>, common: &Common, check: bool) -> Result<ExitCode> {
+    writeln!(io::stdout(), "{}", report.table)?;
+    if let Some(file) = &common.json {
+        std::fs::write(file, serde_json::to_vec_pretty(report)?)?;
+    }
+    let failed = check && !report.passes();
+    Ok(if failed {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
+}
+
+/// Returns when someone asks this program to end.
+async fn interrupted() -> Result<()> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+        _ = hangup.recv() => {}
+    }
+    Ok(())
+}
+
+async fn clean_up(common: &Common) {
+    let Ok(services) = common.services.required() else {
+        return;
+    };
+    let cleaning = async {
+        limit::clean(&services).await?;
+        services.clean().await
+    };
+    match tokio::time::timeout(Duration::from_secs(15), cleaning).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => say(&format!("the services are not clean: {error:#}")),
+        Err(_) => say("the services are not clean: they do not answer"),
+    }
+}
+
+/// Tells on standard error what is going on.
+fn say(what: &str) {
+    // Nobody to tell is no reason to stop.
+    let _ = writeln!(io::stderr(), "{what}");
+}

@@ -3,5 +3,29 @@
 //!
 //! It has no database: what a worker knows comes with the delivery, and what it says goes out as
 //! a reply.
+//!
+//! ```text
+//! consume ──▶ hands (run it? answer it? had it before?)
+//!               └─▶ attempt ──▶ provider ──▶ streams ──▶ live plane
+//!                     └─▶ replies (confirmed) ──▶ hands: ack
+//! watch: announces what runs long, and leases it        presence: says what is in hand
+//! ```
 
+mod account;
+mod attempt;
+mod consume;
+mod control;
+mod engine;
+mod hands;
+mod health;
+mod outage;
+mod presence;
 pub mod provider;
+mod replies;
+mod streams;
+#[cfg(test)]
+mod testing;
+mod watch;
+mod worker;
+
+pub use worker::{Worker, WorkerError, run};

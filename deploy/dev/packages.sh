@@ -53,7 +53,7 @@ if [ ! -e "$rule" ]; then
     chmod 755 "$rule"
 fi
 apt-get -qq update
-apt-get -qq install --no-install-recommends "$@"
+said=$(apt-get -qq install --no-install-recommends "$@" 2>&1) || { printf "%s\n" "$said"; exit 1; }
 '
 
 install_missing() {
@@ -81,6 +81,10 @@ install_missing() {
 
     echo "installing: ${packages[*]}" >&2
     "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive sh -c "$INSTALL" sh "${packages[@]}" >&2 </dev/null
+    for name in "$@"; do
+        of=$(packages_of "$name")
+        if [[ -n $of ]]; then echo "$of: installed, but what is needed of it is still not there" >&2 && return 1; fi
+    done
 }
 
 if [[ ${BASH_SOURCE[0]} == "$0" ]]; then

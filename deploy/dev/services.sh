@@ -14,6 +14,8 @@
 #
 # DIR holds everything (default: .sluice-dev/services in the repository). Ports are chosen at the first start and kept,
 # so that a service comes back after stop or kill where its clients look for it.
+
+# shellcheck disable=SC2317 # What a service can do is called by its name: <service>_start and so on.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -356,6 +358,8 @@ kill_hard() {
     pid=$(running "$dir/$name/pid") || die "$name: does not run, so there is nothing to kill"
     kill_tree "$pid"
     if [[ $name == rabbitmq ]]; then end_epmd; fi
+    # Postgres takes a dead process that nobody has reaped yet for a living one, and would not start. All are dead.
+    if [[ $name == postgres ]]; then rm -f "$dir/postgres/cluster/data/postmaster.pid"; fi
     rm -f "$dir/$name/pid"
     say "$name: killed"
 }
@@ -417,7 +421,7 @@ each() {
     return "$failed"
 }
 
-usage() { sed -n '2,/^set/{s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"; }
+usage() { sed -n '2,/^$/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
 
 main() {
     local words=() command names
@@ -447,10 +451,14 @@ main() {
         status) status "${names[@]}" ;;
         stop) each stop "${names[@]}" ;;
         kill) ((${#names[@]})) || die "kill: which service?" && each kill_hard "${names[@]}" ;;
-        remove) each remove "${names[@]}" && rmdir --ignore-fail-on-non-empty "$dir" ;;
+        remove)
+            each remove "${names[@]}"
+            if [[ -d $dir ]]; then rmdir --ignore-fail-on-non-empty "$dir"; fi
+            ;;
         help) usage ;;
         *) usage >&2 && exit 64 ;;
     esac
 }
 
 main "$@"
+exit

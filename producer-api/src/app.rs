@@ -18,7 +18,7 @@ use crate::{
     dispatcher::{self, Backlog},
     http, intake, reaper,
     store::{Store, Verdict},
-    submitter::Submitter,
+    submitter::{Groups, Submitter},
     waiters::Waiters,
     workers::Workers,
 };
@@ -165,27 +165,10 @@ pub async fn serve(
     listener: TcpListener,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let Parts { config, store, broker, live, metrics } = parts;
-    let accounts: Vec<Account> =
-        config.accounts.iter().map(|(id, account)| account.account(id)).collect();
-    store.sync_accounts(&accounts).await?;
-    let (submitter, groups) = Submitter::new();
-    let (ends, told) = mpsc::unbounded_channel();
-    let app = Arc::new(App {
-        config,
-        accounts,
-        store: store.clone(),
-        broker: broker.clone(),
-        live: live.clone(),
-        submitter,
-        backlog: Backlog::default(),
-        waiters: Waiters::default(),
-        workers: Workers::default(),
-        keys: Keys::default(),
-        metrics,
-        ends,
-    });
-    if matches!(broker, Broker::InProcess(_)) {
+    let (app, groups, told) = assemble(parts);
+    let (store, live) = (app.store.clone(), app.live.clone());
+    store.sync_accounts(&app.accounts).await?;
+    if matches!(app.broker, Broker::InProcess(_)) {
         recover(&app).await?;
     }
     // Background loops end when the last request has been answered, not before: a submit that is
@@ -211,6 +194,31 @@ pub async fn serve(
     loops.close();
     loops.wait().await;
     served
+}
+
+/// Puts the parts together; nothing runs yet.
+pub(crate) fn assemble(
+    parts: Parts,
+) -> (Arc<App>, Groups, mpsc::UnboundedReceiver<Vec<JobId>>) {
+    let Parts { config, store, broker, live, metrics } = parts;
+    let (submitter, groups) = Submitter::new();
+    let (ends, told) = mpsc::unbounded_channel();
+    let accounts = config.accounts.iter().map(|(id, account)| account.account(id)).collect();
+    let app = App {
+        config,
+        accounts,
+        store,
+        broker,
+        live,
+        submitter,
+        backlog: Backlog::default(),
+        waiters: Waiters::default(),
+        workers: Workers::default(),
+        keys: Keys::default(),
+        metrics,
+        ends,
+    };
+    (Arc::new(app), groups, told)
 }
 
 /// In the embedded mode the work plane dies with its process: what was in flight is in nobody's

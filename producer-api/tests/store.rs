@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 
 use sea_orm::{ConnectOptions, ConnectionTrait, Database};
 use sluice_producer_api::store::{
-    Claim, Claimed, Filter, Idempotency, LaneDemand, NewRow, Store, Submission, Submitted, Verdict,
+    Claim, Claimed, Filter, Idempotency, LaneDemand, NewRow, Revoked, Store, Submission, Submitted, Verdict,
 };
 use sluice_shared::{
     clock,
@@ -488,7 +488,10 @@ async fn a_revoked_key_is_no_key(store: Store) {
     let client = keys.client(&store, &secret).await.unwrap().unwrap();
     assert!(client.may(Scope::Read) && client.may(Scope::Submit) && !client.may(Scope::Operate));
     assert!(keys.client(&store, "sluice_wrong").await.unwrap().is_none());
-    assert!(store.revoke_key(minted.row.id, clock::now()).await.unwrap());
+    let revoked = store.revoke_key(minted.row.id, clock::now()).await.unwrap();
+    assert_eq!(revoked, Revoked::Done);
+    let again = store.revoke_key(minted.row.id, clock::now()).await.unwrap();
+    assert_eq!(again, Revoked::Unknown);
     keys.forget(minted.row.id);
     assert!(keys.client(&store, &secret).await.unwrap().is_none());
     assert!(!store.has_keys().await.unwrap());

@@ -2,6 +2,7 @@
 
 use sea_orm::{
     ActiveValue::Set, ColumnTrait, EntityTrait, ExprTrait, PaginatorTrait, QueryFilter, QueryOrder,
+    QuerySelect,
 };
 use sluice_shared::{api::Scope, domain::Time};
 use uuid::Uuid;
@@ -23,6 +24,17 @@ pub struct KeyRow {
     pub created_at: Time,
     /// When it was revoked.
     pub revoked_at: Option<Time>,
+}
+
+/// What became of a wish to revoke a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Revoked {
+    /// It is revoked.
+    Done,
+    /// There is no such key, or it was revoked before.
+    Unknown,
+    /// It is the last one that may make keys, and stays.
+    LastAdmin,
 }
 
 impl TryFrom<api_key::Model> for KeyRow {
@@ -97,16 +109,34 @@ impl Store {
         Ok(keys > 0)
     }
 
-    /// Revokes a key. Whether there was one to revoke.
+    /// Revokes a key, unless nobody could make keys without it.
     ///
     /// # Errors
     /// When the database cannot be reached.
-    pub async fn revoke_key(&self, id: Uuid, now: Time) -> Result<bool, StoreError> {
-        let changed = api_key::Entity::update_many()
-            .col_expr(api_key::Column::RevokedAt, Some(now.as_millis()).into())
-            .filter(api_key::Column::Id.eq(id).and(api_key::Column::RevokedAt.is_null()))
-            .exec(&self.write)
+    pub async fn revoke_key(&self, id: Uuid, now: Time) -> Result<Revoked, StoreError> {
+        let tx = self.begin().await?;
+        // All that are valid, so that two admins who revoke each other wait for one another.
+        let valid = api_key::Entity::find()
+            .filter(api_key::Column::RevokedAt.is_null())
+            .order_by_asc(api_key::Column::Id)
+            .lock_exclusive()
+            .all(&tx)
             .await?;
-        Ok(changed.rows_affected > 0)
+        let valid: Vec<KeyRow> =
+            valid.into_iter().map(KeyRow::try_from).collect::<Result<_, _>>()?;
+        let is_admin = |key: &KeyRow| key.scopes.contains(&Scope::Admin);
+        let Some(key) = valid.iter().find(|key| key.id == id) else {
+            return Ok(Revoked::Unknown);
+        };
+        if is_admin(key) && !valid.iter().any(|other| other.id != id && is_admin(other)) {
+            return Ok(Revoked::LastAdmin);
+        }
+        api_key::Entity::update_many()
+            .col_expr(api_key::Column::RevokedAt, Some(now.as_millis()).into())
+            .filter(api_key::Column::Id.eq(id))
+            .exec(&tx)
+            .await?;
+        tx.commit().await?;
+        Ok(Revoked::Done)
     }
 }

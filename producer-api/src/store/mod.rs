@@ -26,7 +26,7 @@ use sluice_shared::config::{self, Config, ConfigError};
 
 pub use accounts::AccountRow;
 pub use claim::{Claim, Claimed, LaneDemand};
-pub use keys::KeyRow;
+pub use keys::{KeyRow, Revoked};
 pub use query::{Filter, Page};
 pub use settle::{Settled, Verdict};
 pub use submit::{Idempotency, NewRow, Submission, Submitted};

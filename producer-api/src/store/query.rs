@@ -160,7 +160,8 @@ fn narrow(
     for (key, value) in &filter.metadata {
         let sql = match backend {
             DbBackend::Postgres => "(metadata::jsonb ->> $1) = $2",
-            _ => "(metadata ->> ?) = ?",
+            // Not `->>`, which takes a name such as `$.a` or `7` for a path.
+            _ => "EXISTS (SELECT 1 FROM json_each(metadata) AS note WHERE note.key = ? AND note.value = ?)",
         };
         select = select.filter(Expr::cust_with_values(sql, [key.as_str(), value.as_str()]));
     }

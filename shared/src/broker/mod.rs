@@ -11,14 +11,28 @@
 mod in_process;
 mod rabbit;
 
+use tokio::sync::mpsc::UnboundedReceiver;
+
 use crate::{
     config,
     domain::AccountId,
     message::{Control, DeadLetter, Dispatch, Reply},
 };
 
-pub use in_process::InProcess;
-pub use rabbit::Rabbit;
+pub use in_process::{InProcess, InProcessAcker};
+pub use rabbit::{Rabbit, RabbitAcker};
+
+/// How often a job's delivery may come back unacked before it is held to be poison and becomes a
+/// dead letter. Only RabbitMQ before 4.0 has no such limit of its own, and 20 is the one of 4.0.
+const DELIVERY_LIMIT: u32 = 20;
+
+/// Why a message that came back too often is a dead letter; the word is RabbitMQ's.
+const OVER_DELIVERY_LIMIT: &str = "delivery_limit";
+
+/// The queue of an account's dispatched jobs.
+fn jobs_queue(account: &AccountId) -> String {
+    format!("sluice.jobs.{account}")
+}
 
 /// The work plane.
 #[derive(Clone, Debug)]
@@ -98,22 +112,54 @@ pub struct Depth {
 }
 
 /// A consumer of deliveries of type `T`: receive from it, and hand its [`Acker`] around.
+///
+/// Dropping it ends the consumption: what it has not handed out goes back to the queue at once,
+/// while what it has handed out can still be acked as long as an [`Acker`] is kept.
 #[derive(Debug)]
 pub struct Consumer<T> {
-    pub(crate) deliveries: tokio::sync::mpsc::UnboundedReceiver<T>,
-    pub(crate) acker: Acker,
+    deliveries: UnboundedReceiver<(Tag, T)>,
+    /// Reused by [`Consumer::next_many`]; empty between calls.
+    arrived: Vec<(Tag, T)>,
+    acker: Acker,
 }
 
 impl<T> Consumer<T> {
+    fn new(deliveries: UnboundedReceiver<(Tag, T)>, acker: Acker) -> Self {
+        Self {
+            deliveries,
+            arrived: Vec::new(),
+            acker,
+        }
+    }
+
     /// The next delivery; `None` once the broker was closed by [`Broker::close`].
     pub async fn next(&mut self) -> Option<T> {
-        self.deliveries.recv().await
+        loop {
+            let (tag, delivery) = self.deliveries.recv().await?;
+            if self.acker.is_current(tag) {
+                return Some(delivery);
+            }
+        }
     }
 
     /// Fills `buffer` with what is there, at most `most`, waiting for the first. Returns how many
     /// came, 0 once the broker was closed.
     pub async fn next_many(&mut self, buffer: &mut Vec<T>, most: usize) -> usize {
-        self.deliveries.recv_many(buffer, most).await
+        let before = buffer.len();
+        loop {
+            if self.deliveries.recv_many(&mut self.arrived, most).await == 0 {
+                return 0;
+            }
+            for (tag, delivery) in self.arrived.drain(..) {
+                // What came by a channel that is lost comes again: to run it twice helps nobody.
+                if self.acker.is_current(tag) {
+                    buffer.push(delivery);
+                }
+            }
+            if buffer.len() > before {
+                return buffer.len() - before;
+            }
+        }
     }
 
     /// What acks this consumer's deliveries.
@@ -123,30 +169,59 @@ impl<T> Consumer<T> {
     }
 }
 
-/// Acks deliveries of one consumer; cheap to clone. Dropping every clone and the [`Consumer`]
-/// cancels the consumer and gives its unacked deliveries back.
+impl<T> Drop for Consumer<T> {
+    fn drop(&mut self) {
+        self.deliveries.close();
+        let mut unseen = Vec::new();
+        while let Ok((tag, _)) = self.deliveries.try_recv() {
+            unseen.push(tag);
+        }
+        self.acker.retire(unseen);
+    }
+}
+
+/// Acks deliveries of one consumer; cheap to clone. When every clone and the [`Consumer`] are
+/// dropped, all that is still unacked goes back to the queue.
 #[derive(Clone, Debug)]
 pub enum Acker {
     /// Over AMQP.
-    Rabbit(rabbit::RabbitAcker),
+    Rabbit(RabbitAcker),
     /// In this process.
-    InProcess(in_process::InProcessAcker),
+    InProcess(InProcessAcker),
 }
 
 impl Acker {
     /// Acks these deliveries, many at once where their numbers allow it. Stale tags are ignored.
+    #[expect(clippy::unused_async, reason = "an adapter may have to wait")]
     pub async fn ack(&self, tags: &[Tag]) {
         match self {
-            Self::Rabbit(acker) => acker.ack(tags).await,
+            Self::Rabbit(acker) => acker.ack(tags),
             Self::InProcess(acker) => acker.ack(tags),
         }
     }
 
     /// Gives a delivery back, to be delivered again (marked `redelivered`), to any consumer.
+    #[expect(clippy::unused_async, reason = "an adapter may have to wait")]
     pub async fn give_back(&self, tag: Tag) {
         match self {
-            Self::Rabbit(acker) => acker.give_back(tag).await,
+            Self::Rabbit(acker) => acker.give_back(tag),
             Self::InProcess(acker) => acker.give_back(tag),
+        }
+    }
+
+    /// Whether an ack of this delivery would still reach the broker that made it.
+    fn is_current(&self, tag: Tag) -> bool {
+        match self {
+            Self::Rabbit(acker) => acker.is_current(tag),
+            Self::InProcess(_) => true,
+        }
+    }
+
+    /// No more deliveries, and these were not looked at.
+    fn retire(&self, unseen: Vec<Tag>) {
+        match self {
+            Self::Rabbit(acker) => acker.retire(unseen),
+            Self::InProcess(acker) => acker.retire(&unseen),
         }
     }
 }
@@ -243,9 +318,7 @@ impl Broker {
     ///
     /// # Errors
     /// As [`Broker::consume`].
-    pub async fn controls(
-        &self,
-    ) -> Result<tokio::sync::mpsc::UnboundedReceiver<Control>, BrokerError> {
+    pub async fn controls(&self) -> Result<UnboundedReceiver<Control>, BrokerError> {
         match self {
             Self::Rabbit(rabbit) => rabbit.controls().await,
             Self::InProcess(queues) => queues.controls(),

@@ -58,6 +58,16 @@ impl Provider {
         }
     }
 
+    /// Where it was told to go; `None` for the provider's own address.
+    #[must_use]
+    pub fn base_url(&self) -> Option<&url::Url> {
+        match self {
+            Self::Anthropic(api) | Self::OpenAi(api) => api.base_url.as_ref(),
+            Self::ClaudeCli(cli) => cli.base_url.as_ref(),
+            Self::Simulated(_) | Self::Command(_) => None,
+        }
+    }
+
     /// Where its credential comes from; empty for those that have none.
     #[must_use]
     pub fn credential(&self) -> Option<&Credential> {
@@ -171,12 +181,15 @@ pub struct Faults {
 /// An HTTP API with a key.
 #[derive(Clone, Debug)]
 pub struct HttpApi {
-    /// Where it is; the provider's own address by default.
+    /// Where it is; the provider's own address by default. With or without the version: `/v1`
+    /// is added to a path that names none.
     pub base_url: Option<url::Url>,
     /// Its key. A self-hosted endpoint may have none.
     pub credential: Credential,
-    /// `max_tokens` of jobs that name none.
-    pub max_tokens: u32,
+    /// Longest answer, in tokens, of jobs that name none. Anthropic's API asks for one, so that
+    /// 4096 is the default there; an OpenAI account sends none unless it is set, because it
+    /// counts against the rate limit before a word is written.
+    pub max_tokens: Option<u32>,
 }
 
 /// The official Claude Code CLI, run headless.
@@ -193,17 +206,26 @@ pub struct ClaudeCli {
     pub oauth_token: Credential,
     /// Another API address, for a gateway or a test.
     pub base_url: Option<url::Url>,
+    /// Whether a job may ask for the CLI's tools. They run on the worker's machine with the
+    /// worker's rights, so whoever may submit can then read what the worker can read, this
+    /// account's login included. Default false.
+    pub allow_tools: bool,
 }
 
 /// Any program.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Command {
     /// The program and its arguments; run as they are, never by a shell.
     pub argv: Vec<String>,
-    /// Its whole environment besides `PATH`, `HOME` and `LANG`.
+    /// Its whole environment besides `PATH`, `LANG`, `TMPDIR` and `HOME`, which is an empty
+    /// directory unless it is set here. A value may be a secret, and is treated as one.
     #[serde(default)]
-    pub env: BTreeMap<String, String>,
+    pub env: BTreeMap<String, SecretString>,
+    /// Variables of the worker's own environment that it gets too, by name: a key need not
+    /// stand in the configuration.
+    #[serde(default)]
+    pub pass_env: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -242,6 +264,8 @@ struct RawClaudeCli {
     oauth_token_env: Option<String>,
     oauth_token_file: Option<PathBuf>,
     base_url: Option<url::Url>,
+    #[serde(default)]
+    allow_tools: bool,
 }
 
 fn settings<T: de::DeserializeOwned>(map: Map<String, Value>) -> Result<T, String> {
@@ -267,7 +291,7 @@ impl TryFrom<RawAccount> for AccountConfig {
                     env: raw.api_key_env,
                     file: raw.api_key_file,
                 },
-                max_tokens: raw.max_tokens.unwrap_or(4096),
+                max_tokens: raw.max_tokens,
             })
         };
         let provider = match raw.provider.as_str() {
@@ -291,6 +315,7 @@ impl TryFrom<RawAccount> for AccountConfig {
                         file: cli.oauth_token_file,
                     },
                     base_url: cli.base_url,
+                    allow_tools: cli.allow_tools,
                 })
             }
             other => {
@@ -349,8 +374,16 @@ impl AccountConfig {
             ];
             given.into_iter().filter(|given| *given).count() <= 1
         };
+        if let Some(url) = self.provider.base_url()
+            && !matches!(url.scheme(), "http" | "https")
+        {
+            return bad("base_url", "must begin with http:// or https://");
+        }
         match &self.provider {
             Provider::Anthropic(api) | Provider::OpenAi(api) => {
+                if api.max_tokens == Some(0) {
+                    return bad("max_tokens", "must be at least 1");
+                }
                 if !one_of(&api.credential) {
                     return bad("api_key", "give one of api_key, api_key_env and api_key_file");
                 }
@@ -371,6 +404,13 @@ impl AccountConfig {
             Provider::Command(command) => {
                 if command.argv.first().is_none_or(String::is_empty) {
                     return bad("argv", "must name a program, such as [\"wc\", \"-w\"]");
+                }
+                let bad_name = |name: &String| name.is_empty() || name.contains(['=', '\0']);
+                if command.env.keys().any(bad_name) {
+                    return bad("env", "has a name that no environment variable can have");
+                }
+                if command.pass_env.iter().any(bad_name) {
+                    return bad("pass_env", "has a name that no environment variable can have");
                 }
             }
             Provider::Simulated(simulated) => {

@@ -6,6 +6,7 @@
 
 mod memory;
 mod redis;
+mod waiting;
 
 use serde::{Deserialize, Serialize};
 
@@ -15,6 +16,10 @@ use crate::{
 };
 
 pub use self::{memory::Memory, redis::Redis};
+
+/// Pieces that a stream keeps, at least in Redis, which rounds up. A reader that is further behind
+/// misses the oldest.
+const STREAM_LENGTH: usize = 10_000;
 
 /// The live plane.
 #[derive(Clone, Debug)]
@@ -81,7 +86,9 @@ pub enum Piece {
 }
 
 /// A place in a stream; grows with each piece. `StreamId::START` is before the first.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 pub struct StreamId(pub u64, pub u64);
 
 impl StreamId {

@@ -1,46 +1,297 @@
-//! The live plane in Redis.
+//! The live plane in Redis: commands over a small pool, news over one connection of its own.
+//!
+//! No command touches two keys that must agree, so a cluster serves as well as one server.
 
-use std::sync::Arc;
+mod news;
 
-use tokio::sync::mpsc::UnboundedReceiver;
+use std::{fmt, sync::Arc, time::Duration};
 
-use super::{LiveError, Piece, Presence, StreamId, Wake};
-use crate::domain::{JobId, Span};
+use deadpool_redis::{
+    Manager, Pool, PoolError, Runtime,
+    redis::{self, AsyncConnectionConfig, FromRedisValue, Pipeline, streams::StreamRangeReply},
+};
+use secrecy::ExposeSecret;
+use tokio::{sync::mpsc::UnboundedReceiver, time};
+
+use self::news::News;
+use super::{LiveError, Piece, Presence, STREAM_LENGTH, StreamId, Wake};
+use crate::{
+    clock, config,
+    domain::{JobId, Span},
+};
+
+/// How long a new connection may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// How long a command may take, with the wait for a connection.
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long a connection may take to prove that it still serves. Short, so that one command can
+/// get past several that do not.
+const RECYCLE_TIMEOUT: Duration = Duration::from_millis(200);
+
+const CONNECTIONS: usize = 16;
+
+/// Workers by the time at which they are gone unless they say otherwise.
+const WORKERS: &str = "sluice:workers";
+
+/// How long a worker that is gone stays in the list of names. Much longer than the clocks of two
+/// machines may differ, so that nobody clears away a worker that is there.
+const NAMES_LINGER: Duration = Duration::from_secs(3600);
+
+/// Where a piece is in its entry.
+const PIECE: &str = "p";
+
+/// How often a waiting reader looks by itself: seldom while there is news of what is appended.
+const LOOK_INTERVAL: Duration = Duration::from_secs(2);
+const LOOK_INTERVAL_WITHOUT_NEWS: Duration = Duration::from_millis(200);
 
 /// Redis, shared by all processes.
-#[derive(Clone, Debug, Default)]
-pub struct Redis(Arc<()>);
+#[derive(Clone)]
+pub struct Redis(Arc<Inner>);
 
-fn later<T>() -> Result<T, LiveError> {
-    Err(LiveError::Unavailable("not written yet".into()))
+struct Inner {
+    pool: Pool,
+    news: News,
 }
 
 impl Redis {
-    pub(super) fn connect(_config: &crate::config::Redis) -> Result<Self, LiveError> {
-        later()
+    pub(super) fn connect(config: &config::Redis) -> Result<Self, LiveError> {
+        let url = config.url.expose_secret();
+        let limits = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(CONNECT_TIMEOUT))
+            .set_response_timeout(Some(COMMAND_TIMEOUT));
+        let manager = Manager::new_with_config(url, limits).map_err(|_| malformed())?;
+        let pool = Pool::builder(manager)
+            .max_size(CONNECTIONS)
+            .create_timeout(Some(CONNECT_TIMEOUT))
+            .recycle_timeout(Some(RECYCLE_TIMEOUT))
+            .runtime(Runtime::Tokio1)
+            .build()
+            .map_err(unavailable)?;
+        let client = redis::Client::open(url).map_err(|_| malformed())?;
+        Ok(Self(Arc::new(Inner {
+            pool,
+            news: News::new(client),
+        })))
     }
-    pub(super) async fn ready(&self) -> Result<(), LiveError> {
-        later()
+
+    pub(super) async fn wake(&self, wake: &Wake) -> Result<(), LiveError> {
+        let wake = serde_json::to_string(wake).map_err(unavailable)?;
+        self.run(redis::pipe().publish(news::WAKES, wake).ignore())
+            .await
     }
-    pub(super) async fn wake(&self, _wake: &Wake) -> Result<(), LiveError> {
-        later()
-    }
+
     pub(super) fn wakes(&self) -> UnboundedReceiver<Wake> {
-        tokio::sync::mpsc::unbounded_channel().1
+        self.0.news.wakes()
     }
-    pub(super) async fn beat(&self, _presence: &Presence, _ttl: Span) -> Result<(), LiveError> {
-        later()
+
+    pub(super) async fn beat(&self, presence: &Presence, ttl: Span) -> Result<(), LiveError> {
+        let beat = serde_json::to_string(presence).map_err(unavailable)?;
+        let worker = &presence.worker;
+        let millis = ttl.as_millis().max(1);
+        let gone_at = (clock::now() + ttl.0).as_millis();
+        let mut commands = redis::pipe();
+        commands
+            .cmd("SET")
+            .arg(worker_key(worker))
+            .arg(beat)
+            .arg("PX")
+            .arg(millis)
+            .ignore();
+        commands.zadd(WORKERS, worker, gone_at).ignore();
+        self.run(&commands).await
     }
-    pub(super) async fn leave(&self, _worker: &str) -> Result<(), LiveError> {
-        later()
+
+    pub(super) async fn leave(&self, worker: &str) -> Result<(), LiveError> {
+        self.run(
+            redis::pipe()
+                .del(worker_key(worker))
+                .ignore()
+                .zrem(WORKERS, worker)
+                .ignore(),
+        )
+        .await
     }
+
     pub(super) async fn workers(&self) -> Result<Vec<Presence>, LiveError> {
-        later()
+        let long_gone = (clock::now() - NAMES_LINGER).as_millis();
+        let mut commands = redis::pipe();
+        commands
+            .cmd("ZREMRANGEBYSCORE")
+            .arg(WORKERS)
+            .arg("-inf")
+            .arg(long_gone)
+            .ignore();
+        commands.zrange(WORKERS, 0, -1);
+        let (mut names,): (Vec<String>,) = self.run(&commands).await?;
+        if names.is_empty() {
+            return Ok(Vec::new());
+        }
+        names.sort_unstable();
+        let mut commands = redis::pipe();
+        for name in &names {
+            commands.get(worker_key(name));
+        }
+        let beats: Vec<Option<String>> = self.run(&commands).await?;
+        // A worker of another version may say what is not understood here.
+        Ok(beats
+            .iter()
+            .flatten()
+            .filter_map(|beat| serde_json::from_str(beat).ok())
+            .collect())
     }
-    pub(super) async fn append(&self, _job: JobId, _pieces: &[Piece], _ttl: Span) -> Result<(), LiveError> {
-        later()
+
+    pub(super) async fn append(
+        &self,
+        job: JobId,
+        pieces: &[Piece],
+        ttl: Span,
+    ) -> Result<(), LiveError> {
+        let key = news::stream_key(job);
+        // All or nothing, or a stream could be left behind that never expires.
+        let mut commands = redis::pipe();
+        commands.atomic();
+        for piece in pieces {
+            let piece = serde_json::to_string(piece).map_err(unavailable)?;
+            commands
+                .cmd("XADD")
+                .arg(&key)
+                .arg("MAXLEN")
+                .arg("~")
+                .arg(STREAM_LENGTH)
+                .arg("*")
+                .arg(PIECE)
+                .arg(piece)
+                .ignore();
+        }
+        commands
+            .cmd("PEXPIRE")
+            .arg(&key)
+            .arg(ttl.as_millis())
+            .ignore();
+        commands.publish(&key, "").ignore();
+        self.run(&commands).await
     }
-    pub(super) async fn read(&self, _job: JobId, _after: StreamId, _most: usize, _wait: Span) -> Result<Vec<(StreamId, Piece)>, LiveError> {
-        later()
+
+    pub(super) async fn read(
+        &self,
+        job: JobId,
+        after: StreamId,
+        most: usize,
+        wait: Span,
+    ) -> Result<Vec<(StreamId, Piece)>, LiveError> {
+        let pieces = self.read_now(job, after, most).await?;
+        if !pieces.is_empty() || wait.0.is_zero() {
+            return Ok(pieces);
+        }
+        // Not by XREAD BLOCK: each reader would hold a connection for as long as it waits.
+        let deadline = time::Instant::now() + wait.0;
+        let reader = self.0.news.read(job);
+        loop {
+            let mut more = std::pin::pin!(reader.pieces.notified());
+            // Before looking, so that what is appended between looking and waiting is heard of.
+            more.as_mut().enable();
+            let pieces = self.read_now(job, after, most).await?;
+            let now = time::Instant::now();
+            if !pieces.is_empty() || now >= deadline {
+                return Ok(pieces);
+            }
+            let interval = if self.0.news.come() {
+                LOOK_INTERVAL
+            } else {
+                LOOK_INTERVAL_WITHOUT_NEWS
+            };
+            let _ = time::timeout_at(deadline.min(now + interval), more).await;
+        }
+    }
+
+    pub(super) async fn ready(&self) -> Result<(), LiveError> {
+        self.run(redis::pipe().cmd("PING").ignore()).await
+    }
+
+    async fn read_now(
+        &self,
+        job: JobId,
+        after: StreamId,
+        most: usize,
+    ) -> Result<Vec<(StreamId, Piece)>, LiveError> {
+        let mut commands = redis::pipe();
+        commands
+            .cmd("XRANGE")
+            .arg(news::stream_key(job))
+            .arg(format!("({}-{}", after.0, after.1))
+            .arg("+")
+            .arg("COUNT")
+            .arg(most);
+        let (range,): (StreamRangeReply,) = self.run(&commands).await?;
+        let pieces = range.ids.iter().filter_map(|entry| {
+            let (millis, number) = entry.id.split_once('-')?;
+            let piece: String = entry.get(PIECE)?;
+            let id = StreamId(millis.parse().ok()?, number.parse().ok()?);
+            Some((id, serde_json::from_str(&piece).ok()?))
+        });
+        Ok(pieces.collect())
+    }
+
+    /// Sends commands and waits for their answers, but never for long.
+    async fn run<T: FromRedisValue>(&self, commands: &Pipeline) -> Result<T, LiveError> {
+        // On the heap: it is many kilobytes, and every caller's future would hold them.
+        let answer = Box::pin(async {
+            let mut connection = self.0.pool.get().await.map_err(|error| match error {
+                PoolError::Backend(error) => unavailable(error),
+                error => unavailable(error),
+            })?;
+            commands
+                .query_async(&mut connection)
+                .await
+                .map_err(unavailable)
+        });
+        time::timeout(COMMAND_TIMEOUT, answer)
+            .await
+            .unwrap_or_else(|_| {
+                let millis = COMMAND_TIMEOUT.as_millis();
+                Err(LiveError::Unavailable(format!("no answer for {millis} ms")))
+            })
+    }
+}
+
+fn worker_key(worker: &str) -> String {
+    format!("sluice:worker:{worker}")
+}
+
+/// Not the URL itself: it may hold a password.
+fn malformed() -> LiveError {
+    LiveError::Unavailable(
+        "redis.url is not a URL of the form redis://user:password@host:6379/0".into(),
+    )
+}
+
+fn unavailable(error: impl fmt::Display) -> LiveError {
+    LiveError::Unavailable(error.to_string())
+}
+
+impl fmt::Debug for Redis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Redis").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_bad_url_is_not_repeated() {
+        for url in [
+            "hunter2",
+            "http://user:hunter2@host",
+            "redis://:hunter2@host:x",
+        ] {
+            let error = Redis::connect(&config::Redis { url: url.into() })
+                .err()
+                .unwrap();
+            assert!(!error.to_string().contains("hunter2"), "{error}");
+        }
     }
 }

@@ -1,0 +1,97 @@
+//! An account that this worker serves.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use metrics::{Counter, Gauge, Histogram};
+use sluice_shared::domain::AccountId;
+
+use crate::provider::Provider;
+
+/// An account with what runs its prompts.
+#[derive(Debug)]
+pub(crate) struct Account {
+    pub(crate) id: AccountId,
+    pub(crate) provider: Provider,
+    /// Prompts it runs at once, at most.
+    pub(crate) concurrency: u16,
+    pub(crate) meters: Meters,
+    /// Consumers of its queue that are open now.
+    consumers: AtomicU32,
+}
+
+impl Account {
+    /// `kind` is the provider's name in the configuration.
+    pub(crate) fn new(id: AccountId, kind: &str, provider: Provider, concurrency: u16) -> Self {
+        let meters = Meters::new(&id, kind);
+        Self { id, provider, concurrency, meters, consumers: AtomicU32::new(0) }
+    }
+
+    pub(crate) fn is_consumed(&self) -> bool {
+        self.consumers.load(Ordering::Relaxed) > 0
+    }
+
+    pub(crate) fn consumer_opened(&self) {
+        self.consumers.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn consumer_closed(&self) {
+        self.consumers.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The account's metrics, looked up once: a look-up by labels per job would cost more than the
+/// job's own bookkeeping.
+pub(crate) struct Meters {
+    attempts: [(&'static str, Counter); OUTCOMES.len()],
+    pub(crate) in_flight: Gauge,
+    pub(crate) duration: Histogram,
+}
+
+/// What an attempt can come to: the names of [`Outcome`](sluice_shared::domain::Outcome), and
+/// what is answered without a run.
+const OUTCOMES: [&str; 10] = [
+    "completed",
+    "throttled",
+    "overloaded",
+    "auth_failed",
+    "out_of_credit",
+    "rejected",
+    "failed",
+    "cancelled",
+    "redelivered",
+    "returned",
+];
+
+impl Meters {
+    fn new(account: &AccountId, provider: &str) -> Self {
+        let account = account.as_str();
+        let counter = |outcome| {
+            metrics::counter!(
+                "sluice_worker_attempts_total", "account" => account.to_owned(),
+                "provider" => provider.to_owned(), "outcome" => outcome
+            )
+        };
+        Self {
+            attempts: OUTCOMES.map(|outcome| (outcome, counter(outcome))),
+            in_flight: metrics::gauge!(
+                "sluice_worker_in_flight", "account" => account.to_owned()
+            ),
+            duration: metrics::histogram!(
+                "sluice_worker_attempt_duration_seconds", "account" => account.to_owned()
+            ),
+        }
+    }
+
+    /// One more attempt came to `outcome`.
+    pub(crate) fn count(&self, outcome: &str) {
+        if let Some((_, counter)) = self.attempts.iter().find(|(name, _)| *name == outcome) {
+            counter.increment(1);
+        }
+    }
+}
+
+impl std::fmt::Debug for Meters {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Meters").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,26 @@
+//! What the API tells this worker.
+
+use std::{sync::Arc, time::Duration};
+
+use sluice_shared::message::Control;
+
+use crate::engine::Engine;
+
+/// How long to wait after the broker refused.
+const PAUSE: Duration = Duration::from_secs(5);
+
+/// Does what it is told until the broker is closed.
+pub(crate) async fn run(engine: Arc<Engine>) {
+    loop {
+        match engine.broker.controls().await {
+            Ok(mut controls) => {
+                while let Some(Control::Cancel { job, attempt }) = controls.recv().await {
+                    engine.hands.cancel((job, attempt));
+                }
+                return;
+            }
+            Err(error) => tracing::error!(%error, "cancels cannot be heard"),
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}

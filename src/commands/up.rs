@@ -1,0 +1,188 @@
+//! `sluice up`: everything in one process.
+
+use std::{fmt::Write, net::SocketAddr, path::Path};
+
+use secrecy::{ExposeSecret, SecretString};
+use sluice_shared::{config::Config, telemetry};
+use tokio_util::sync::CancellationToken;
+
+use super::{config_file, load_config};
+use crate::{
+    Exit, Failure,
+    home::Home,
+    offer::{self, Offer},
+    output,
+    roles::{self, Embedded},
+    signals,
+};
+
+/// Run everything in one process, with the data in one folder
+///
+/// The API, the dispatcher and a worker, with the data in SLUICE_HOME. It is durable, and for one
+/// machine. Without any configured account it starts with a simulated one, to try it.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  sluice up
+  sluice up --listen 127.0.0.1:4000
+  SLUICE_HOME=./data sluice up --config sluice.toml")]
+pub(crate) struct Args {
+    /// Where the API listens [default: 127.0.0.1:3000]
+    #[arg(long, value_name = "ADDR:PORT")]
+    listen: Option<SocketAddr>,
+}
+
+pub(crate) async fn run(args: &Args, file: Option<&Path>, home: &Home) -> Result<Exit, Failure> {
+    let mut config = load_config(file, home)?;
+    if let Some(listen) = args.listen {
+        config.api.listen = listen;
+    }
+    let is_trial = roles::add_trial_account(&mut config)?;
+    let guard = telemetry::start(&config.log, &config.telemetry, "up")?;
+    let metrics = telemetry::metrics()?;
+    home.create()?;
+    let lock = home.lock()?;
+    let listener = roles::listen(config.api.listen).await?;
+    let address = listener.local_addr().map_err(Failure::io("the listener"))?;
+    let mut embedded = Embedded::open(config.clone(), home).await?;
+
+    let used = config_file(file, home);
+    let first_key = embedded.first_key.take();
+    output::print(&welcome(&config, address, home, used.as_deref(), first_key.as_ref()))?;
+    let shutdown = CancellationToken::new();
+    let work = async {
+        let running = embedded.run(listener, metrics, shutdown.clone());
+        let greeting = async {
+            if is_trial {
+                let target = used.unwrap_or_else(|| home.config_file());
+                output::print(&trial(&target, &offer::look(&config).await))?;
+            }
+            Ok::<_, Failure>(())
+        };
+        // What is said about the trial may be lost with a closed output; the server goes on.
+        let (ended, _) = tokio::join!(running, greeting);
+        ended
+    };
+    let ended = signals::until_done(Box::pin(work), &shutdown).await?;
+    drop(lock);
+    guard.shutdown();
+    ended?;
+    Ok(Exit::Done)
+}
+
+fn welcome(
+    config: &Config,
+    address: SocketAddr,
+    home: &Home,
+    used: Option<&Path>,
+    first_key: Option<&SecretString>,
+) -> String {
+    let file = used.map_or_else(|| "none; every setting has a default".into(), show);
+    let accounts: Vec<String> = config
+        .accounts
+        .iter()
+        .map(|(id, account)| format!("{id} ({})", account.provider.name()))
+        .collect();
+    let mut text = format!(
+        "Sluice {} is up at http://{address}\n\n\
+         \x20 try the API   http://{address}/docs\n\
+         \x20 data          {}\n\
+         \x20 configuration {file}\n\
+         \x20 admin key     {}\n\
+         \x20 accounts      {}\n",
+        env!("CARGO_PKG_VERSION"),
+        show(home.path()),
+        show(&home.admin_key_file()),
+        accounts.join(", "),
+    );
+    if !address.ip().is_loopback() {
+        text += "\nIt listens beyond this machine, without TLS: put a proxy with TLS before it.\n";
+    }
+    if let Some(key) = first_key {
+        let _ = write!(
+            text,
+            "\nThe first admin key, shown this once. `sluice` on this machine reads it by itself:\n\
+             \x20 {}\n",
+            key.expose_secret()
+        );
+    }
+    text += "\nIn another terminal:\n  ";
+    if address.to_string() != "127.0.0.1:3000" {
+        let _ = write!(text, "SLUICE_URL=http://{address} ");
+    }
+    text += "sluice submit --wait 'Say hello.'\n";
+    text
+}
+
+fn trial(target: &Path, offers: &[Offer]) -> String {
+    let mut text = format!(
+        "\nThis is a trial: no account is configured, so there is one simulated account, `{}`. It \
+         calls no\nmodel and makes its answers up. ",
+        roles::TRIAL_ACCOUNT
+    );
+    if offers.is_empty() {
+        let _ = write!(
+            text,
+            "Next: put a real account into {}\nand start again, for example\n\n{}\n",
+            show(target),
+            indent(
+                "[accounts.anthropic]\nprovider = \"anthropic\"\n\
+                 api_key_env = \"ANTHROPIC_API_KEY\"\ndefault_model = \"claude-sonnet-5\""
+            )
+        );
+    }
+    for offer in offers {
+        let _ = write!(
+            text,
+            "Next: {}. To use it, add to {}\nand start again\n\n{}\n",
+            offer.found,
+            show(target),
+            indent(&offer.lines)
+        );
+        if let Some(note) = offer.note {
+            let _ = writeln!(text, "\n({note})");
+        }
+        text.push('\n');
+    }
+    text
+}
+
+fn indent(lines: &str) -> String {
+    lines.lines().map(|line| format!("    {line}\n")).collect()
+}
+
+fn show(path: &Path) -> String {
+    path.display().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_welcome_says_where_everything_is() {
+        let mut config = Config::from_toml("").unwrap();
+        roles::add_trial_account(&mut config).unwrap();
+        let home = Home::at("/data");
+        let key = "sluice_abc".into();
+        let text =
+            welcome(&config, "127.0.0.1:4000".parse().unwrap(), &home, None, Some(&key));
+        for part in [
+            "http://127.0.0.1:4000/docs", "/data/admin.key", "demo (simulated)", "sluice_abc",
+            "SLUICE_URL=http://127.0.0.1:4000 sluice submit",
+        ] {
+            assert!(text.contains(part), "{part} is not in\n{text}");
+        }
+        assert!(!text.contains("TLS"), "{text}");
+        let open = welcome(&config, "0.0.0.0:3000".parse().unwrap(), &home, None, None);
+        assert!(open.contains("TLS") && !open.contains("shown this once"), "{open}");
+    }
+
+    #[test]
+    fn the_trial_says_plainly_that_it_is_one() {
+        let text = trial(Path::new("/data/sluice.toml"), &[]);
+        assert!(text.contains("simulated") && text.contains("/data/sluice.toml"), "{text}");
+        let lines: String = text.lines().filter(|line| line.starts_with("    ")).collect::<Vec<_>>().join("\n");
+        assert!(Config::from_toml(&lines).unwrap().accounts.contains_key("anthropic"));
+    }
+}

@@ -1,0 +1,243 @@
+//! The server roles, put together out of the two role crates. What differs between the embedded
+//! and the distributed mode is decided here and nowhere else.
+
+use std::{future::Future, net::SocketAddr, time::Duration};
+
+use anyhow::Context;
+use metrics_exporter_prometheus::PrometheusHandle;
+use secrecy::SecretString;
+use sluice_consumer_worker::Worker;
+use sluice_producer_api::{
+    app::{Parts, serve},
+    auth::first_key,
+    store::{Store, StoreError},
+};
+use sluice_shared::{
+    broker::Broker,
+    config::{AccountConfig, Config, Provider, Simulated},
+    live::Live,
+};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::home::Home;
+
+/// How often a start waits for a database that is not there yet.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// The account that `up` starts with when there is none: it makes its answers up.
+pub const TRIAL_ACCOUNT: &str = "demo";
+
+/// The address of the API, taken before anything else is started.
+///
+/// # Errors
+/// When it is taken; the message says how to choose another.
+pub async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    match TcpListener::bind(address).await {
+        Ok(listener) => Ok(listener),
+        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => anyhow::bail!(
+            "another process listens on {address}; stop it, or choose another address with \
+             --listen ADDR:PORT"
+        ),
+        Err(error) => Err(error).with_context(|| {
+            format!("{address} cannot be listened on; choose another with --listen ADDR:PORT")
+        }),
+    }
+}
+
+/// Adds the trial account when the configuration has no account at all. Whether it did.
+///
+/// # Errors
+/// Never, as long as its name is one.
+pub fn add_trial_account(config: &mut Config) -> anyhow::Result<bool> {
+    if !config.accounts.is_empty() {
+        return Ok(false);
+    }
+    let account = AccountConfig {
+        models: Vec::new(),
+        default_model: None,
+        tags: Vec::new(),
+        max_concurrency: 64,
+        weight: 1,
+        provider: Provider::Simulated(Simulated::default()),
+    };
+    config.accounts.insert(TRIAL_ACCOUNT.parse()?, account);
+    Ok(true)
+}
+
+/// The embedded mode: everything in one process, the data in one folder.
+#[derive(Debug)]
+pub struct Embedded {
+    config: Config,
+    home: Home,
+    store: Store,
+    /// The first admin key, when it was made just now: to be shown once.
+    pub first_key: Option<SecretString>,
+}
+
+impl Embedded {
+    /// Opens the data folder, which must be locked, and makes the first admin key.
+    ///
+    /// # Errors
+    /// When the database or the key cannot be opened or made.
+    pub async fn open(config: Config, home: &Home) -> anyhow::Result<Self> {
+        let path = home.database();
+        let store = Store::sqlite(&path).await.with_context(|| path.display().to_string())?;
+        let first_key = first_key(&store, home.path()).await?;
+        Ok(Self { config, home: home.clone(), store, first_key })
+    }
+
+    /// Runs the API and a worker until `shutdown`. The worker ends first: what it still sends is
+    /// settled by the API.
+    ///
+    /// # Errors
+    /// When one of the two cannot go on; the other is stopped.
+    pub async fn run(
+        self,
+        listener: TcpListener,
+        metrics: PrometheusHandle,
+        shutdown: CancellationToken,
+    ) -> anyhow::Result<()> {
+        let Self { config, home, store, first_key: _ } = self;
+        let broker = Broker::in_process();
+        let live = Live::memory();
+        let stop_worker = shutdown.child_token();
+        let stop_api = CancellationToken::new();
+        let worker = Worker {
+            config: &config,
+            home: home.path(),
+            broker: broker.clone(),
+            live: live.clone(),
+            metrics: None,
+        };
+        let worker = async {
+            let ended = worker.run(stop_worker.clone()).await;
+            stop_api.cancel();
+            ended
+        };
+        let parts = Parts { config: config.clone(), store, broker: broker.clone(), live, metrics };
+        let api = async {
+            let ended = Box::pin(serve(parts, listener, stop_api.clone())).await;
+            stop_worker.cancel();
+            ended
+        };
+        let (worker, api) = tokio::join!(Box::pin(worker), api);
+        broker.close().await;
+        worker?;
+        api
+    }
+}
+
+/// The API of the distributed mode, until `shutdown`.
+///
+/// # Errors
+/// When the configuration cannot work or the API cannot go on.
+pub async fn api(
+    config: Config,
+    home: &Home,
+    listener: TcpListener,
+    metrics: PrometheusHandle,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let broker = Broker::connect(&config.rabbitmq, "sluice-api").await?;
+    let live = Live::connect(&config.redis)?;
+    let Some(store) = or_stopped(&shutdown, migrated(&config)).await.transpose()? else {
+        return Ok(());
+    };
+    if first_key(&store, home.path()).await?.is_some() {
+        tracing::info!(file = %home.admin_key_file().display(), "the first admin key was made");
+    }
+    let parts = Parts { config, store, broker: broker.clone(), live, metrics };
+    let ended = Box::pin(serve(parts, listener, shutdown)).await;
+    broker.close().await;
+    ended
+}
+
+/// A worker of the distributed mode, until `shutdown`.
+///
+/// # Errors
+/// When the configuration cannot work or the worker cannot go on.
+pub async fn worker(
+    config: &Config,
+    home: &Home,
+    metrics: PrometheusHandle,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let broker = Broker::connect(&config.rabbitmq, "sluice-worker").await?;
+    let live = Live::connect(&config.redis)?;
+    let worker = Worker {
+        config,
+        home: home.path(),
+        broker: broker.clone(),
+        live,
+        metrics: Some(metrics),
+    };
+    let ended = Box::pin(worker.run(shutdown)).await;
+    broker.close().await;
+    Ok(ended?)
+}
+
+/// Brings the distributed database up to date, and makes the first admin key when there is none.
+///
+/// # Errors
+/// When the database cannot be reached or a migration fails.
+pub async fn migrate(config: &Config, home: &Home) -> anyhow::Result<Option<SecretString>> {
+    let store = Store::postgres(&config.postgres).await?;
+    store.migrate().await?;
+    Ok(first_key(&store, home.path()).await?)
+}
+
+/// The distributed database, once it is there and up to date. Waits for both: after a power cut
+/// the API may well be back before the database is.
+async fn migrated(config: &Config) -> anyhow::Result<Store> {
+    let mut said = String::new();
+    loop {
+        let trouble = match Store::postgres(&config.postgres).await {
+            Ok(store) => match store.is_migrated().await {
+                Ok(true) => return Ok(store),
+                Ok(false) => "it is not up to date: run `sluice migrate`".to_owned(),
+                Err(StoreError::Unavailable(trouble)) => trouble,
+                Err(error) => return Err(error.into()),
+            },
+            Err(StoreError::Unavailable(trouble)) => trouble,
+            Err(error) => return Err(error.into()),
+        };
+        if trouble != said {
+            tracing::warn!(trouble, "waiting for the database");
+            said = trouble;
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+async fn or_stopped<T>(shutdown: &CancellationToken, work: impl Future<Output = T>) -> Option<T> {
+    tokio::select! {
+        biased;
+        () = shutdown.cancelled() => None,
+        done = work => Some(done),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_trial_account_comes_only_when_there_is_no_other() {
+        let mut config = Config::from_toml("").unwrap();
+        assert!(add_trial_account(&mut config).unwrap());
+        assert_eq!(config.accounts.keys().map(|id| id.as_str()).collect::<Vec<_>>(), ["demo"]);
+        assert!(!add_trial_account(&mut config).unwrap());
+        let mut config = Config::from_toml("[accounts.a]\nprovider = \"simulated\"").unwrap();
+        assert!(!add_trial_account(&mut config).unwrap());
+        assert_eq!(config.accounts.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_taken_port_names_the_way_out() {
+        let first = listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let address = first.local_addr().unwrap();
+        let error = listen(address).await.unwrap_err().to_string();
+        assert!(error.contains("--listen") && error.contains(&address.to_string()), "{error}");
+    }
+}

@@ -1,0 +1,157 @@
+//! Services that go away and come back, one at a time.
+
+use std::time::Duration;
+
+use reqwest::Method;
+use sluice_shared::{
+    api::{Health, HealthStatus, NewJob, Receipt},
+    domain::{JobId, State},
+};
+
+use crate::harness::{Cluster, Service, bounded_by, eventually, prompt, rest};
+
+const LIMIT: Duration = Duration::from_secs(240);
+
+const CONFIG: &str = r#"
+[accounts.quick]
+provider = "simulated"
+tags = ["quick"]
+[accounts.slow]
+provider = "simulated"
+latency = "3s"
+tags = ["slow"]
+max_concurrency = 100
+"#;
+
+fn tagged(tag: &str) -> NewJob {
+    NewJob { tags: vec![tag.into()], ..prompt(format!("a {tag} one")) }
+}
+
+async fn health(cluster: &Cluster, index: usize) -> Health {
+    let answer = cluster.apis()[index].get("/health").await;
+    answer.is(answer.status)
+}
+
+/// Each API says that this plane is down, or up again.
+async fn every_api_sees(cluster: &Cluster, plane: &str, up: bool) {
+    for index in 0..cluster.apis().len() {
+        eventually(&format!("API {index} sees that {plane} is up: {up}"), async || {
+            (health(cluster, index).await.planes[plane].up == up).then_some(())
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn while_postgres_is_down_submits_are_refused_and_what_runs_is_not_lost() {
+    bounded_by(LIMIT, async {
+        let cluster = Cluster::distributed(CONFIG, 2, 3, &[Service::Postgres]).await;
+        let ids = cluster.submit_many(&vec![tagged("slow"); 30]).await;
+        for id in &ids {
+            cluster.until(*id, "runs", |job| job.state == State::Running).await;
+        }
+        cluster.kill9_service(Service::Postgres).await;
+        every_api_sees(&cluster, "truth", false).await;
+        for (index, api) in cluster.apis().iter().enumerate() {
+            assert_eq!(health(&cluster, index).await.status, HealthStatus::Down);
+            let ready = api.get("/health/ready").await;
+            assert_eq!(ready.status, 503);
+            assert!(ready.body.contains("truth") || ready.body.contains("postgres"), "{ready:?}");
+            assert_eq!(api.get("/health/live").await.status, 200);
+            for answer in [
+                api.post("/api/jobs", &tagged("quick")).await,
+                api.get("/api/jobs").await,
+                api.get(&format!("/api/jobs/{}", ids[0])).await,
+                api.cancel(ids[0]).await,
+            ] {
+                let retry_after = answer.header("retry-after").map(str::parse::<u32>);
+                assert!(matches!(retry_after, Some(Ok(1..=60))), "{answer:?}");
+                answer.refused(503, "truth_unavailable");
+            }
+        }
+        // All are done at their workers before the database is back.
+        rest(Duration::from_secs(5)).await;
+        cluster.start_service(Service::Postgres).await;
+        every_api_sees(&cluster, "truth", true).await;
+        for job in cluster.wait_all(&ids).await {
+            assert_eq!((job.state, job.attempt), (State::Succeeded, 1), "{job:?}");
+        }
+        assert_eq!(cluster.run(&tagged("quick")).await.state, State::Succeeded);
+        assert_eq!(cluster.api().account("slow").await.in_flight, 0);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn while_rabbitmq_is_down_jobs_are_accepted_and_run_when_it_is_back() {
+    bounded_by(LIMIT, async {
+        let cluster = Cluster::distributed(CONFIG, 2, 3, &[Service::RabbitMq]).await;
+        let running = cluster.submit_many(&vec![tagged("slow"); 20]).await;
+        for id in &running {
+            cluster.until(*id, "is on its way", |job| job.state.is_in_flight()).await;
+        }
+        cluster.kill9_service(Service::RabbitMq).await;
+        every_api_sees(&cluster, "work", false).await;
+        let mut ids: Vec<JobId> = Vec::new();
+        for (index, api) in cluster.apis().iter().enumerate() {
+            assert_eq!(health(&cluster, index).await.status, HealthStatus::Degraded);
+            let receipt: Receipt = api.post("/api/jobs", &tagged("quick")).await.is(202);
+            ids.push(receipt.id);
+            ids.extend(api.submit_many(&vec![tagged("slow"); 10]).await.iter().map(|job| job.id));
+        }
+        for id in &ids {
+            assert_eq!(cluster.job(*id).await.state, State::Queued);
+        }
+        cluster.start_service(Service::RabbitMq).await;
+        every_api_sees(&cluster, "work", true).await;
+        for job in cluster.wait_all(&[running, ids].concat()).await {
+            assert_eq!((job.state, job.failures), (State::Succeeded, 0), "{job:?}");
+        }
+        for account in cluster.api().accounts().await {
+            assert_eq!(account.in_flight, 0, "{account:?}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn while_redis_is_down_everything_but_live_streams_works() {
+    bounded_by(LIMIT, async {
+        let mut cluster = Cluster::distributed(CONFIG, 2, 3, &[]).await;
+        let running = cluster.submit_many(&vec![tagged("slow"); 20]).await;
+        cluster.kill9_service(Service::Redis).await;
+        every_api_sees(&cluster, "live", false).await;
+        for (index, api) in cluster.apis().iter().enumerate() {
+            assert_eq!(health(&cluster, index).await.status, HealthStatus::Degraded);
+            assert_eq!(api.get("/health/ready").await.status, 200);
+            let accounts = api.send(api.request(Method::GET, "/api/accounts")).await;
+            assert_eq!(accounts.status, 200);
+        }
+        for _ in 0..10 {
+            assert_eq!(cluster.run(&tagged("quick")).await.state, State::Succeeded);
+        }
+        let stopped = cluster.submit(&tagged("slow")).await;
+        cluster.until(stopped, "is on its way", |job| job.state.is_in_flight()).await;
+        cluster.api().cancel(stopped).await;
+        assert_eq!(cluster.wait(stopped).await.state, State::Cancelled);
+        // A process that starts while it is down works as well.
+        cluster.kill9("worker-1");
+        cluster.start_again("worker-1");
+        cluster.kill9("api-1");
+        cluster.start_again("api-1");
+        eventually("the restarted API serves", async || {
+            let api = &cluster.apis()[0];
+            let ready = api.try_send(api.request(Method::GET, "/health/ready")).await;
+            ready.is_ok_and(|answer| answer.status == 200).then_some(())
+        })
+        .await;
+        let ids = cluster.submit_many(&vec![tagged("quick"); 50]).await;
+        for job in cluster.wait_all(&[ids, running].concat()).await {
+            assert_eq!(job.state, State::Succeeded, "{job:?}");
+        }
+        cluster.start_service(Service::Redis).await;
+        every_api_sees(&cluster, "live", true).await;
+        assert_eq!(cluster.run(&tagged("quick")).await.state, State::Succeeded);
+    })
+    .await;
+}
