@@ -57,11 +57,8 @@ impl Home {
     /// # Errors
     /// When neither `SLUICE_HOME` nor `HOME` is set.
     pub fn find() -> Result<Self, HomeError> {
-        let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
-        let path = match set(VARIABLE) {
-            Some(path) => PathBuf::from(path),
-            None => PathBuf::from(set("HOME").ok_or(HomeError::Unknown)?).join(".local/share/sluice"),
-        };
+        let named = std::env::var_os(VARIABLE).filter(|value| !value.is_empty());
+        let path = named.map(PathBuf::from).or_else(Self::default_path).ok_or(HomeError::Unknown)?;
         Ok(Self::at(path))
     }
 
@@ -80,10 +77,28 @@ impl Home {
         &self.path
     }
 
-    /// The database of the embedded mode.
+    /// Whether the folder is where it is by default, so that a client finds it unasked.
     #[must_use]
-    pub fn database(&self) -> PathBuf {
-        self.path.join("sluice.db")
+    pub fn is_default(&self) -> bool {
+        Self::default_path().is_some_and(|path| path == self.path)
+    }
+
+    fn default_path() -> Option<PathBuf> {
+        let user = std::env::var_os("HOME").filter(|value| !value.is_empty())?;
+        Some(PathBuf::from(user).join(".local/share/sluice"))
+    }
+
+    /// The database of the embedded mode; made empty, for its owner only, when it is not there.
+    /// It holds every prompt, and the folder may have been made by someone with other ideas.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn database(&self) -> Result<PathBuf, HomeError> {
+        let path = self.path.join("sluice.db");
+        match OpenOptions::new().create(true).append(true).mode(0o600).open(&path) {
+            Ok(_) => Ok(path),
+            Err(source) => Err(HomeError::Io { path, source }),
+        }
     }
 
     /// The first admin key.
@@ -180,6 +195,8 @@ mod tests {
         let home = Home::at(dir.path().join("a/b"));
         home.create().unwrap();
         assert_eq!(home.mode().unwrap(), 0o700);
+        let mode = fs::metadata(home.database().unwrap()).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
         assert!(home.admin_key().unwrap().is_none());
         fs::write(home.admin_key_file(), "slc_secret\n").unwrap();
         assert_eq!(home.admin_key().unwrap().unwrap().expose_secret(), "slc_secret");

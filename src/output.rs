@@ -60,6 +60,9 @@ pub(crate) fn columns<const N: usize>(names: [&str; N]) -> Table {
         table.set_content_arrangement(ContentArrangement::Dynamic);
     }
     table.set_header(names);
+    if let Some(first) = table.column_mut(0) {
+        first.set_padding((0, 1));
+    }
     table
 }
 

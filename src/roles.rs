@@ -81,7 +81,7 @@ impl Embedded {
     /// # Errors
     /// When the database or the key cannot be opened or made.
     pub async fn open(config: Config, home: &Home) -> anyhow::Result<Self> {
-        let path = home.database();
+        let path = home.database()?;
         let store = Store::sqlite(&path).await.with_context(|| path.display().to_string())?;
         let first_key = first_key(&store, home.path()).await?;
         Ok(Self { config, home: home.clone(), store, first_key })
@@ -135,7 +135,6 @@ impl Embedded {
 pub async fn api(
     config: Config,
     home: &Home,
-    listener: TcpListener,
     metrics: PrometheusHandle,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
@@ -147,6 +146,9 @@ pub async fn api(
     if first_key(&store, home.path()).await?.is_some() {
         tracing::info!(file = %home.admin_key_file().display(), "the first admin key was made");
     }
+    // Only now: who connects earlier is better refused than kept waiting.
+    let listener = listen(config.api.listen).await?;
+    tracing::info!(address = %listener.local_addr()?, "the API listens");
     let parts = Parts { config, store, broker: broker.clone(), live, metrics };
     let ended = Box::pin(serve(parts, listener, shutdown)).await;
     broker.close().await;

@@ -131,10 +131,10 @@ async fn measure(jobs: usize, sluice: &Deployment) -> Result<Inflight> {
     // Before the results are read: that is a load of another kind.
     let api = sluice.server().memory()?;
     let worker = sluice.worker().map(Process::memory).transpose()?;
-    let listed = verify::all_succeeded(target, &ids).await?;
+    let attempts = verify::attempts(target, &ids).await?;
     Ok(Inflight {
         jobs,
-        most_at_once: verify::most_at_once(&listed)?,
+        most_at_once: verify::most_at_once(&attempts)?,
         seconds,
         api_peak_mib: api.peak_mib,
         worker_peak_mib: worker.map_or(0.0, |memory| memory.peak_mib),

@@ -147,9 +147,7 @@ async fn submit_batch(
     first: usize,
     ids: Vec<Uuid>,
 ) -> Result<()> {
-    let payloads: Vec<String> = (first..first + ids.len())
-        .map(prompt)
-        .collect();
+    let payloads: Vec<String> = (first..first + ids.len()).map(prompt).collect();
     let messages: Vec<_> = ids
         .iter()
         .zip(&payloads)

@@ -58,21 +58,24 @@ enum Command {
 /// One thread: the load is meant to cost little, and a second thread would take the CPU from what
 /// is measured.
 #[tokio::main(flavor = "current_thread")]
-async fn main() -> Result<ExitCode> {
+async fn main() -> ExitCode {
     let cli = Cli::parse();
     let common = match &cli.command {
         Command::Limit(args) => &args.common,
         Command::Run(args) => &args.common,
         Command::Inflight(args) => &args.common,
     };
-    tokio::select! {
-        code = Box::pin(measure(&cli.command)) => code,
-        end = interrupted() => {
-            end?;
-            // The processes are gone with what was measured; the services may hold their data.
-            say("interrupted, cleaning up");
+    let ended = tokio::select! {
+        ended = Box::pin(measure(&cli.command)) => ended,
+        interrupted = interrupted() => interrupted.and_then(|()| bail!("interrupted")),
+    };
+    match ended {
+        Ok(code) => code,
+        Err(error) => {
+            say(&format!("sluice-bench: {error:#}"));
+            // The processes are gone with what was measured; the services may still hold data.
             clean_up(common).await;
-            bail!("interrupted");
+            ExitCode::FAILURE
         }
     }
 }

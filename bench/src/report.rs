@@ -26,7 +26,7 @@ struct Figure {
     distributed: Option<Need>,
 }
 
-const FIGURES: [Figure; 11] = [
+const FIGURES: [Figure; 12] = [
     Figure {
         name: "accepted, single submits, 64 connections, jobs/s",
         embedded: Some(Need::AtLeast(6_000.0)),
@@ -75,9 +75,13 @@ const FIGURES: [Figure; 11] = [
         ..figure(|mode| mode.cost.worker.map(|worker| worker.cpu_us))
     },
     Figure {
-        name: "CPU a job, load generator or limit program, µs",
-        limit: Some(|limit| limit.client_cpu_us),
+        name: "CPU a job, load generator, µs",
         ..figure(|mode| Some(mode.cost.load_cpu_us))
+    },
+    Figure {
+        name: "CPU a job, limit program, µs",
+        limit: Some(|limit| limit.client_cpu_us),
+        ..figure(|_| None)
     },
     Figure {
         name: "CPU a job, whole machine, µs",
@@ -209,13 +213,15 @@ impl<F> Report<F> {
 }
 
 impl Report<Vec<Round>> {
-    /// The report on these rounds; what was not measured has no column.
+    /// The report on these rounds. What was not measured has no column.
     pub(crate) fn of_rounds(rounds: Vec<Round>) -> Self {
         let modes: Vec<&Column> = COLUMNS
             .iter()
             .filter(|mode| rounds.iter().any(|round| (mode.of)(round).is_some()))
             .collect();
-        let mut header = vec!["", "limit"];
+        let with_limit = rounds.iter().any(|round| round.limit.is_some());
+        let mut header = vec![""];
+        header.extend(with_limit.then_some("limit"));
         header.extend(modes.iter().flat_map(|mode| [mode.name, "bar"]));
         let mut table = new_table();
         table.set_header(header);
@@ -228,7 +234,8 @@ impl Report<Vec<Round>> {
                         .filter_map(|round| round.limit.as_ref().map(limit)),
                 )
             });
-            let mut row = vec![cell(limit, None, figure.decimals)];
+            let mut row = Vec::new();
+            row.extend(with_limit.then(|| cell(limit, None, figure.decimals)));
             for mode in &modes {
                 let value = Spread::of(
                     rounds

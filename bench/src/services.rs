@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use clap::Args;
 use lapin::{
     Connection, ConnectionProperties, ErrorKind,
@@ -10,6 +10,7 @@ use lapin::{
     types::FieldTable,
 };
 use sea_orm::{ConnectOptions, ConnectionTrait as _, Database, DatabaseConnection, DbErr};
+use tokio::time::sleep;
 use url::Url;
 
 use crate::deployment::{MAX_ACCOUNTS, account_names};
@@ -18,6 +19,9 @@ use crate::deployment::{MAX_ACCOUNTS, account_names};
 const DATABASE: &str = "sluice_bench";
 /// The queue that every Sluice on a broker consumes.
 const REPLIES: &str = "sluice.replies";
+/// How often and how many times it is looked whether nobody consumes it.
+const UNUSED_POLL: Duration = Duration::from_millis(50);
+const UNUSED_POLLS: usize = 100;
 
 /// Where the services are. They must be private to the benchmark: see `deploy/dev/bench.sh`.
 #[derive(Args, Clone)]
@@ -66,21 +70,15 @@ impl Services {
     /// services that another Sluice uses: the two would take each other's replies.
     pub(crate) async fn clean(&self) -> Result<()> {
         let broker = self.connect_broker().await?;
-        let passive = QueueDeclareOptions {
-            passive: true,
-            ..Default::default()
-        };
-        let channel = broker.create_channel().await?;
-        match channel
-            .queue_declare(REPLIES.into(), passive, FieldTable::default())
-            .await
-        {
-            Ok(queue) if queue.consumer_count() > 0 => {
-                bail!("another Sluice uses this RabbitMQ; the benchmark needs services of its own")
-            }
-            Ok(_) => {}
-            Err(error) if matches!(error.kind(), ErrorKind::ProtocolError(_)) => {} // No such queue.
-            Err(error) => return Err(error.into()),
+        let mut patience = UNUSED_POLLS;
+        while is_in_use(&broker).await? {
+            // The broker may not have noticed yet that ours is gone.
+            ensure!(
+                patience > 0,
+                "another Sluice uses this RabbitMQ; the benchmark needs services of its own"
+            );
+            patience -= 1;
+            sleep(UNUSED_POLL).await;
         }
         let channel = broker.create_channel().await?;
         for account in account_names(MAX_ACCOUNTS) {
@@ -135,5 +133,21 @@ impl Services {
         Connection::connect(self.rabbitmq.as_str(), ConnectionProperties::default())
             .await
             .context("RabbitMQ cannot be reached")
+    }
+}
+
+/// Whether a Sluice consumes replies there.
+async fn is_in_use(broker: &Connection) -> Result<bool> {
+    let passive = QueueDeclareOptions {
+        passive: true,
+        ..Default::default()
+    };
+    // Asking for what does not exist closes the channel, so it has one of its own.
+    let channel = broker.create_channel().await?;
+    let asked = channel.queue_declare(REPLIES.into(), passive, FieldTable::default());
+    match asked.await {
+        Ok(queue) => Ok(queue.consumer_count() > 0),
+        Err(error) if matches!(error.kind(), ErrorKind::ProtocolError(_)) => Ok(false),
+        Err(error) => Err(error.into()),
     }
 }

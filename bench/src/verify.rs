@@ -24,16 +24,16 @@ struct Page {
 
 /// A job of the list, as far as it is read here.
 #[derive(Debug, Deserialize)]
-pub(crate) struct Listed {
+struct Listed {
     id: String,
-    started_at: Option<String>,
-    finished_at: Option<String>,
 }
 
-/// A job with its result, as far as it is read here.
+/// A job with its result and its attempts, as far as it is read here.
 #[derive(Debug, Deserialize)]
-struct Answered {
+struct Whole {
     result: Option<Answer>,
+    #[serde(default)]
+    attempts: Vec<Attempt>,
 }
 
 /// An answer, as far as it is read here.
@@ -42,17 +42,22 @@ struct Answer {
     text: String,
 }
 
+/// When the provider was called and when it had answered, by the worker's clock. RFC 3339 in UTC
+/// to the millisecond, and so it sorts as text.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Attempt {
+    started_at: Option<String>,
+    finished_at: String,
+}
+
 /// Fails unless the API lists each of `ids` as succeeded, and a sample of them, even over all,
-/// answers with the text of its own prompt. Returns the jobs as listed.
-pub(crate) async fn all_succeeded(target: &Target, ids: &[String]) -> Result<Vec<Listed>> {
+/// answers with the text of its own prompt.
+pub(crate) async fn all_succeeded(target: &Target, ids: &[String]) -> Result<()> {
     let mut client = target.connect().await?;
     let wanted: HashSet<&str> = ids.iter().map(String::as_str).collect();
     ensure!(wanted.len() == ids.len(), "an id was given twice");
-    let listed: Vec<Listed> = list_succeeded(&mut client)
-        .await?
-        .into_iter()
-        .filter(|job| wanted.contains(job.id.as_str()))
-        .collect();
+    let mut listed = list_succeeded(&mut client).await?;
+    listed.retain(|job| wanted.contains(job.id.as_str()));
     let found: HashSet<&str> = listed.iter().map(|job| job.id.as_str()).collect();
     ensure!(listed.len() == found.len(), "a job is listed twice");
     ensure!(
@@ -61,21 +66,37 @@ pub(crate) async fn all_succeeded(target: &Target, ids: &[String]) -> Result<Vec
         found.len(),
         wanted.len()
     );
-    for (number, id) in ids
+    let sample = ids
         .iter()
         .enumerate()
-        .step_by(ids.len().div_ceil(SAMPLES).max(1))
-    {
-        let job: Answered = client.get(&format!("/api/jobs/{id}")).await?;
-        let answer = job
-            .result
-            .with_context(|| format!("job {id} succeeded without a result"))?;
-        ensure!(
-            answer.text.contains(&prompt(number)),
-            "job {id} has the answer of another"
-        );
+        .step_by(ids.len().div_ceil(SAMPLES).max(1));
+    for (number, id) in sample {
+        answered(&mut client, number, id).await?;
     }
-    Ok(listed)
+    Ok(())
+}
+
+/// Every attempt of these jobs. Fails unless each of them has the answer to its own prompt.
+pub(crate) async fn attempts(target: &Target, ids: &[String]) -> Result<Vec<Attempt>> {
+    let mut client = target.connect().await?;
+    let mut attempts = Vec::with_capacity(ids.len());
+    for (number, id) in ids.iter().enumerate() {
+        attempts.extend(answered(&mut client, number, id).await?.attempts);
+    }
+    Ok(attempts)
+}
+
+async fn answered(client: &mut Client, number: usize, id: &str) -> Result<Whole> {
+    let job: Whole = client.get(&format!("/api/jobs/{id}")).await?;
+    let answer = job
+        .result
+        .as_ref()
+        .with_context(|| format!("job {id} has no result"))?;
+    ensure!(
+        answer.text.contains(&prompt(number)),
+        "job {id} has the answer of another"
+    );
+    Ok(job)
 }
 
 async fn list_succeeded(client: &mut Client) -> Result<Vec<Listed>> {
@@ -89,21 +110,14 @@ async fn list_succeeded(client: &mut Client) -> Result<Vec<Listed>> {
     Ok(jobs)
 }
 
-/// How many of these jobs were at the provider at once, at most. Times are as the API gives them,
-/// RFC 3339 in UTC to the millisecond, and so sort as text.
-pub(crate) fn most_at_once(jobs: &[Listed]) -> Result<usize> {
-    let mut events = Vec::with_capacity(jobs.len() * 2);
-    for job in jobs {
-        let started = job
-            .started_at
-            .as_deref()
-            .context("a job ended that never started")?;
-        let finished = job
-            .finished_at
-            .as_deref()
-            .context("a job ended at no time")?;
-        events.push((started, 1));
-        events.push((finished, -1));
+/// How many of these were at the provider at once, at most.
+pub(crate) fn most_at_once(attempts: &[Attempt]) -> Result<usize> {
+    let mut events = Vec::with_capacity(attempts.len() * 2);
+    for attempt in attempts {
+        if let Some(started) = &attempt.started_at {
+            events.push((started, 1));
+            events.push((&attempt.finished_at, -1));
+        }
     }
     // Of two events at the same moment the end comes first: -1 sorts before 1.
     events.sort_unstable();
@@ -120,22 +134,21 @@ pub(crate) fn most_at_once(jobs: &[Listed]) -> Result<usize> {
 mod tests {
     use super::*;
 
-    fn job(started: &str, finished: &str) -> Listed {
-        Listed {
-            id: String::new(),
+    fn attempt(started: &str, finished: &str) -> Attempt {
+        Attempt {
             started_at: Some(started.into()),
-            finished_at: Some(finished.into()),
+            finished_at: finished.into(),
         }
     }
 
     #[test]
     fn only_what_overlaps_counts() {
-        let jobs = [
-            job("2026-01-01T00:00:00.000Z", "2026-01-01T00:00:05.000Z"),
-            job("2026-01-01T00:00:01.000Z", "2026-01-01T00:00:06.000Z"),
-            job("2026-01-01T00:00:05.000Z", "2026-01-01T00:00:10.000Z"),
+        let attempts = [
+            attempt("2026-01-01T00:00:00.000Z", "2026-01-01T00:00:05.000Z"),
+            attempt("2026-01-01T00:00:01.000Z", "2026-01-01T00:00:06.000Z"),
+            attempt("2026-01-01T00:00:05.000Z", "2026-01-01T00:00:10.000Z"),
         ];
-        assert_eq!(most_at_once(&jobs).unwrap(), 2);
+        assert_eq!(most_at_once(&attempts).unwrap(), 2);
         assert_eq!(most_at_once(&[]).unwrap(), 0);
     }
 }

@@ -90,6 +90,24 @@ impl Meters {
     }
 }
 
+/// Says what the worker's metrics mean, in the exposition itself.
+pub(crate) fn describe_metrics() {
+    metrics::describe_counter!(
+        "sluice_worker_attempts_total",
+        "Attempts by what they came to at this worker"
+    );
+    metrics::describe_gauge!("sluice_worker_in_flight", "Attempts that run at this worker now");
+    metrics::describe_histogram!(
+        "sluice_worker_attempt_duration_seconds",
+        metrics::Unit::Seconds,
+        "Time from the call of the provider to its end"
+    );
+    metrics::describe_gauge!(
+        "sluice_worker_replies_pending",
+        "Replies that the broker has not confirmed yet"
+    );
+}
+
 impl std::fmt::Debug for Meters {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Meters").finish_non_exhaustive()

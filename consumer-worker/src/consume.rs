@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use futures::FutureExt;
-use sluice_shared::broker::{BrokerError, Delivery};
+use sluice_shared::broker::Delivery;
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -19,16 +19,24 @@ use crate::{
 const BATCH: usize = 64;
 
 /// Consumes until `drain` is cancelled or the broker is closed, then waits for what it has begun.
-/// The attempts end with it: dropped, it leaves none behind.
+/// The attempts end with it: dropped, it leaves none behind. False when the broker refuses the
+/// queue, which someone must mend.
 pub(crate) async fn run(
     engine: Arc<Engine>,
     account: Arc<Account>,
     prefetch: u16,
     drain: CancellationToken,
-) -> Result<(), BrokerError> {
-    let mut consumer = tokio::select! {
-        () = drain.cancelled() => return Ok(()),
-        consumer = engine.broker.consume(&account.id, prefetch) => consumer?,
+) -> bool {
+    let consumed = tokio::select! {
+        () = drain.cancelled() => return true,
+        consumed = engine.broker.consume(&account.id, prefetch) => consumed,
+    };
+    let mut consumer = match consumed {
+        Ok(consumer) => consumer,
+        Err(error) => {
+            tracing::error!(account = %account.id, %error, "this account is not served");
+            return false;
+        }
     };
     let number = engine.hands.admit(consumer.acker());
     account.consumer_opened();
@@ -65,7 +73,7 @@ pub(crate) async fn run(
     while let Some(ended) = attempts.join_next().await {
         check(ended);
     }
-    Ok(())
+    true
 }
 
 async fn receive(

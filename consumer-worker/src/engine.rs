@@ -26,7 +26,6 @@ pub(crate) struct Engine {
     pub(crate) accounts: Vec<Arc<Account>>,
     pub(crate) broker: Broker,
     pub(crate) live: Live,
-    pub(crate) live_outage: Arc<Outage>,
     pub(crate) hands: Arc<Hands>,
     pub(crate) replies: Replies,
     pub(crate) streams: Streams,
@@ -45,18 +44,16 @@ impl Engine {
     ) -> (Self, Publisher) {
         let holds: usize = accounts.iter().map(|account| usize::from(account.concurrency)).sum();
         let hands = Arc::new(Hands::new(holds.clamp(LEAST_DONE, MOST_DONE)));
-        let live_outage = Arc::new(Outage::of("the live plane"));
-        let broker_outage = Arc::new(Outage::of("the broker"));
+        let outage = Arc::new(Outage::of("the broker, for replies,"));
         let (replies, publisher) =
-            replies::channel(name.clone(), broker.clone(), hands.clone(), broker_outage);
+            replies::channel(name.clone(), broker.clone(), hands.clone(), outage);
         let engine = Self {
             name,
             settings,
             accounts,
             broker,
-            streams: Streams::new(live.clone(), live_outage.clone()),
+            streams: Streams::new(live.clone()),
             live,
-            live_outage,
             hands,
             replies,
             presence_changed: Notify::new(),

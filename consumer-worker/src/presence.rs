@@ -10,7 +10,7 @@ use sluice_shared::{
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::engine::Engine;
+use crate::{engine::Engine, outage::Outage};
 
 /// A worker that missed so many beats is held to be gone.
 const BEATS: u32 = 5;
@@ -24,13 +24,14 @@ pub(crate) async fn run(engine: Arc<Engine>, stop: CancellationToken) {
     let ttl = Span(heartbeat.0 * BEATS);
     let since = clock::now();
     let host = host();
+    let outage = Outage::of("the live plane, for heartbeats,");
     loop {
         let presence = presence(&engine, host.clone(), since);
         let patience = heartbeat.0.max(PATIENCE);
         match timeout(patience, engine.live.beat(&presence, ttl)).await {
-            Ok(Ok(())) => engine.live_outage.worked(),
-            Ok(Err(error)) => engine.live_outage.failed(&error),
-            Err(_) => engine.live_outage.failed(&"it did not answer in time"),
+            Ok(Ok(())) => outage.worked(),
+            Ok(Err(error)) => outage.failed(&error),
+            Err(_) => outage.failed(&"it did not answer in time"),
         }
         tokio::select! {
             () = stop.cancelled() => break,

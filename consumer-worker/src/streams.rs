@@ -4,7 +4,7 @@
 //! quick job not even a timer. **The promise.** A slow or dead live plane slows no attempt: text
 //! that it does not take is dropped with the job's stream, and is in the result anyway.
 
-use std::{future::Future, pin::pin, sync::Arc, time::Duration};
+use std::{future::Future, pin::pin, time::Duration};
 
 use futures::future::BoxFuture;
 use sluice_shared::{
@@ -32,10 +32,10 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const KEPT: Span = Span::seconds(15 * 60);
 
 /// Where the streams go.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Streams {
     live: Live,
-    outage: Arc<Outage>,
+    outage: Outage,
 }
 
 /// What came first.
@@ -49,8 +49,8 @@ enum First<T> {
 }
 
 impl Streams {
-    pub(crate) fn new(live: Live, outage: Arc<Outage>) -> Self {
-        Self { live, outage }
+    pub(crate) fn new(live: Live) -> Self {
+        Self { live, outage: Outage::of("the live plane, for streams,") }
     }
 
     /// Whether the last append of any job failed.
@@ -146,7 +146,7 @@ mod tests {
     }
 
     fn streams(live: &Live) -> Streams {
-        Streams::new(live.clone(), Arc::new(Outage::of("the live plane")))
+        Streams::new(live.clone())
     }
 
     #[tokio::test]

@@ -50,7 +50,8 @@ impl Rig {
             let home = Path::new(".");
             Worker { config: &config, home, broker, live, metrics: None }.run(shutdown).await
         });
-        let rig = Self { broker, live, shutdown, replies, arrived: VecDeque::new(), worker: running };
+        let rig =
+            Self { broker, live, shutdown, replies, arrived: VecDeque::new(), worker: running };
         until(async || rig.broker.depth(&account_id()).await.is_ok_and(|d| d.consumers > 0)).await;
         rig
     }
@@ -65,7 +66,7 @@ impl Rig {
             if let Some(reply) = self.arrived.pop_front() {
                 return reply;
             }
-            let delivery = timeout(PATIENCE, self.replies.next()).await.unwrap().unwrap();
+            let delivery = in_time(self.replies.next()).await.unwrap();
             self.replies.acker().ack(&[delivery.tag]).await;
             self.arrived.extend(delivery.replies);
         }
@@ -73,22 +74,28 @@ impl Rig {
 
     /// The next reply about `dispatch`; others are passed over.
     pub(crate) async fn reply_to(&mut self, dispatch: &Dispatch) -> Report {
-        loop {
-            let reply = self.reply().await;
-            if (reply.job, reply.attempt) == (dispatch.job, dispatch.attempt) {
-                return reply.report;
+        let found = async {
+            loop {
+                let reply = self.reply().await;
+                if (reply.job, reply.attempt) == (dispatch.job, dispatch.attempt) {
+                    return reply.report;
+                }
             }
-        }
+        };
+        in_time(found).await
     }
 
     /// Waits for the first report of `dispatch` that is its last.
     pub(crate) async fn end_of(&mut self, dispatch: &Dispatch) -> Report {
-        loop {
-            match self.reply_to(dispatch).await {
-                Report::Started { .. } | Report::Leased { .. } => {}
-                report => return report,
+        let ended = async {
+            loop {
+                match self.reply_to(dispatch).await {
+                    Report::Started { .. } | Report::Leased { .. } => {}
+                    report => return report,
+                }
             }
-        }
+        };
+        in_time(ended).await
     }
 
     /// What the worker says of itself, once `condition` holds of it.
@@ -106,7 +113,7 @@ impl Rig {
     /// Asks the worker to stop, and waits until it has.
     pub(crate) async fn stop(&mut self) -> Result<(), WorkerError> {
         self.shutdown.cancel();
-        timeout(PATIENCE, self.worker.join_next()).await.unwrap().unwrap().unwrap()
+        in_time(self.worker.join_next()).await.unwrap().unwrap()
     }
 }
 
@@ -161,12 +168,17 @@ pub(crate) fn outcome(report: &Report) -> &Outcome {
     }
 }
 
+/// What must come, and soon.
+pub(crate) async fn in_time<T>(what: impl Future<Output = T>) -> T {
+    timeout(PATIENCE, what).await.expect("it never came")
+}
+
 /// Waits until `condition` holds.
 pub(crate) async fn until(condition: impl AsyncFn() -> bool) {
-    let holds = async {
+    in_time(async {
         while !condition().await {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-    };
-    timeout(PATIENCE, holds).await.expect("it never came true");
+    })
+    .await;
 }

@@ -3,11 +3,7 @@
 use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use metrics_exporter_prometheus::PrometheusHandle;
-use sluice_shared::{
-    broker::{Broker, BrokerError},
-    config::Config,
-    live::Live,
-};
+use sluice_shared::{broker::Broker, config::Config, live::Live};
 use tokio::{
     net::TcpListener,
     task::{JoinError, JoinSet},
@@ -16,7 +12,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    account::Account,
+    account::{Account, describe_metrics},
     attempt::{Cause, STOP_GRACE},
     consume, control,
     engine::Engine,
@@ -99,6 +95,7 @@ impl Worker<'_> {
     /// # Errors
     /// When it cannot serve a single account, or its health server's address cannot be had.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), WorkerError> {
+        describe_metrics();
         let accounts = self.accounts()?;
         let health = self.listener().await?;
         let settings = self.config.worker.clone();
@@ -178,7 +175,7 @@ impl Worker<'_> {
 /// The consumers and what sends their replies.
 struct Shift {
     engine: Arc<Engine>,
-    consumers: JoinSet<Result<(), BrokerError>>,
+    consumers: JoinSet<bool>,
     publishing: JoinSet<()>,
     drain: CancellationToken,
     flush: CancellationToken,
@@ -202,17 +199,14 @@ impl Shift {
         Self { engine, consumers, publishing, drain, flush, served: false }
     }
 
-    /// Waits for the end of the last consumer: an error when the broker refused it.
+    /// Waits for the end of the last consumer: an error when the broker refused every one.
     async fn ended(&mut self) -> Result<(), WorkerError> {
         loop {
             tokio::select! {
                 ended = self.consumers.join_next() => match ended {
                     None if self.served => return Ok(()),
                     None => return Err(WorkerError::NothingToServe),
-                    Some(Ok(Ok(()))) => self.served = true,
-                    Some(Ok(Err(error))) => {
-                        tracing::error!(%error, "an account is not served");
-                    }
+                    Some(Ok(served)) => self.served |= served,
                     Some(Err(error)) => return Err(WorkerError::Crew(error)),
                 },
                 Some(Err(error)) = self.publishing.join_next() => {

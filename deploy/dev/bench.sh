@@ -21,7 +21,14 @@ case ${1-} in
     -h | --help) sed -n '2,/^set/{s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" && exit ;;
 esac
 
-cargo build --manifest-path "$root/Cargo.toml" --release --package sluice --package sluice-bench
+packages=(--package sluice-bench)
+if [[ $command != limit ]]; then packages+=(--package sluice); fi
+mkdir -p "$dir"
+exec {lock}>"$dir/lock"
+flock -n "$lock" || { echo "bench: another benchmark runs in $dir" >&2 && exit 1; }
+"$root/deploy/dev/packages.sh" compiler
+"${services[@]}" install
+cargo build --manifest-path "$root/Cargo.toml" --release "${packages[@]}"
 
 bench=
 # shellcheck disable=SC2317 # The trap reaches it.

@@ -440,9 +440,12 @@ async fn slots_are_counted_right(store: Store) {
 }
 
 async fn lists_are_filtered_and_paged(store: Store) {
-    let noted = |number: usize| NewRow {
-        metadata: format!(r#"{{"group":"{}","strange key'$":"ü"}}"#, number % 2),
-        ..row()
+    let strange = ["strange key'$", "$.a", "$", "7", "[0]", "a.b", "a\"b", "a\\b", "ä", "%"];
+    let noted = |number: usize| {
+        let mut notes: serde_json::Map<String, serde_json::Value> =
+            strange.iter().map(|key| ((*key).to_owned(), "ü".into())).collect();
+        notes.insert("group".into(), (number % 2).to_string().into());
+        NewRow { metadata: serde_json::to_string(&notes).unwrap(), ..row() }
     };
     let ids = submit(&store, (0..25).map(noted).collect()).await;
     let mut seen = Vec::new();
@@ -463,7 +466,10 @@ async fn lists_are_filtered_and_paged(store: Store) {
         ..Filter::default()
     };
     assert_eq!(count(metadata("group", "1")).await, 12);
-    assert_eq!(count(metadata("strange key'$", "ü")).await, 25);
+    for key in strange {
+        assert_eq!(count(metadata(key, "ü")).await, 25, "{key}");
+        assert_eq!(count(metadata(key, "u")).await, 0, "{key}");
+    }
     assert_eq!(count(metadata("group", "2")).await, 0);
     let now = clock::now();
     let later = now + Duration::from_secs(3600);

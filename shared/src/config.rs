@@ -220,6 +220,7 @@ impl Config {
             }
         }
         let spans = [
+            ("api.request_timeout", self.api.request_timeout),
             ("dispatch.poll", self.dispatch.poll),
             ("dispatch.reap", self.dispatch.reap),
             ("worker.heartbeat", self.worker.heartbeat),

@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::output;
 
-/// How often a line is written where there is no terminal.
+/// How often a line is written where there is no terminal, and how often trouble is told there.
 const EVERY: Duration = Duration::from_secs(10);
 
 /// Shows how far a batch is, on standard error.
@@ -24,6 +24,7 @@ pub(super) struct Progress {
     failed: u64,
     submitted: u64,
     trouble: Option<String>,
+    trouble_told: Option<Instant>,
 }
 
 impl Progress {
@@ -42,9 +43,18 @@ impl Progress {
             bar
         });
         let now = Instant::now();
-        let trouble = None;
-        let progress =
-            Self { bar, began: now, told: now, total, before: done, done, failed, submitted, trouble };
+        let progress = Self {
+            bar,
+            began: now,
+            told: now,
+            total,
+            before: done,
+            done,
+            failed,
+            submitted,
+            trouble: None,
+            trouble_told: None,
+        };
         progress.show();
         progress
     }
@@ -72,8 +82,10 @@ impl Progress {
         if self.trouble.as_deref() == Some(&what) {
             return;
         }
-        if self.bar.is_none() && self.trouble.is_none() {
+        let is_news = self.trouble_told.is_none_or(|told| told.elapsed() >= EVERY);
+        if self.bar.is_none() && is_news {
             output::note(&format!("{what}; trying again"));
+            self.trouble_told = Some(Instant::now());
         }
         self.trouble = Some(what);
         self.show();

@@ -111,6 +111,10 @@ pub(crate) async fn run(client: &Client, options: &Options<'_>) -> Result<Exit, 
     let known = known_ids(&chunks, &journal);
     let part_path = with_suffix(&results, ".part");
     let part_io = || Failure::io(show(&part_path));
+    if !known.is_empty() && !part_path.exists() && results.is_file() {
+        // Lines were added to a batch that was done: its results need not be asked for again.
+        std::fs::copy(&results, &part_path).map_err(part_io())?;
+    }
     let mut part =
         Part::open(&part_path, |line| known.get(&line).copied()).map_err(part_io())?;
     if !journal.is_new {
@@ -146,6 +150,14 @@ pub(crate) async fn run(client: &Client, options: &Options<'_>) -> Result<Exit, 
     match ended {
         Err(failure) => {
             part.discard();
+            let submitted = known_ids(&chunks, &journal).len();
+            if submitted > 0 {
+                output::note(&format!(
+                    "{submitted} of {jobs} jobs are submitted, {} done; run the same command to go \
+                     on",
+                    progress.done()
+                ));
+            }
             return Err(failure);
         }
         Ok(false) => {
@@ -196,8 +208,9 @@ fn scan(
     }
     if bad > 0 {
         let more = if bad > SHOWN { format!("\n  and {} more", bad - SHOWN) } else { String::new() };
+        let lines = if bad == 1 { "line" } else { "lines" };
         return Err(Failure::usage(format!(
-            "{}: {bad} bad lines; nothing was submitted{shown}{more}",
+            "{}: {bad} bad {lines}; nothing was submitted{shown}{more}",
             show(options.file)
         )));
     }

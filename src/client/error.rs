@@ -2,7 +2,10 @@
 
 use std::{fmt, fmt::Write, path::PathBuf, time::Duration};
 
-use sluice_shared::{api::Problem, clock};
+use sluice_shared::{
+    api::{FieldError, Problem},
+    clock,
+};
 use url::Url;
 
 /// Longest pause between two tries.
@@ -174,9 +177,9 @@ impl ClientError {
                         path.display()
                     ),
                     KeySource::None(path) => format!(
-                        "set SLUICE_API_KEY to a key (an admin makes one with `sluice keys create \
-                         NAME --scope submit`); on the server's own machine the first key lies in \
-                         {} under the server's SLUICE_HOME",
+                        "set SLUICE_API_KEY to a key; an admin makes one with `sluice keys create \
+                         NAME --scope submit`. There is no first admin key at {}: is SLUICE_HOME \
+                         the server's data folder?",
                         path.display()
                     ),
                 }),
@@ -200,7 +203,11 @@ impl ClientError {
 fn render(problem: &Problem) -> String {
     let inert = crate::output::inert;
     let mut text = format!("error[{}]: {}", inert(&problem.code), inert(&problem.detail));
-    for error in &problem.errors {
+    // A single fault is often all that the detail says.
+    let is_said = |error: &&FieldError| {
+        problem.detail == format!("{}: {}", error.field, error.detail)
+    };
+    for error in problem.errors.iter().filter(|error| !is_said(error)) {
         let _ = write!(text, "\n  {}: {}", inert(&error.field), inert(&error.detail));
     }
     text
@@ -219,8 +226,6 @@ fn pause(asked: Option<Duration>, failures: u32, chance: f64) -> Duration {
 
 #[cfg(test)]
 mod tests {
-    use sluice_shared::api::FieldError;
-
     use super::*;
 
     fn refused(status: u16, key_source: KeySource) -> ClientError {

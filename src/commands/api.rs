@@ -36,9 +36,8 @@ pub(crate) async fn run(args: &Args, file: Option<&Path>, home: &Home) -> Result
     let guard = telemetry::start(&config.log, &config.telemetry, "api")?;
     let metrics = telemetry::metrics()?;
     home.create()?;
-    let listener = roles::listen(config.api.listen).await?;
     let shutdown = CancellationToken::new();
-    let work = roles::api(config, home, listener, metrics, shutdown.clone());
+    let work = roles::api(config, home, metrics, shutdown.clone());
     let ended = signals::until_done(Box::pin(work), &shutdown).await?;
     guard.shutdown();
     ended?;

@@ -107,6 +107,9 @@ fn welcome(
         );
     }
     text += "\nIn another terminal:\n  ";
+    if !home.is_default() {
+        let _ = write!(text, "SLUICE_HOME={} ", show(home.path()));
+    }
     if address.to_string() != "127.0.0.1:3000" {
         let _ = write!(text, "SLUICE_URL=http://{address} ");
     }
@@ -116,34 +119,32 @@ fn welcome(
 
 fn trial(target: &Path, offers: &[Offer]) -> String {
     let mut text = format!(
-        "\nThis is a trial: no account is configured, so there is one simulated account, `{}`. It \
-         calls no\nmodel and makes its answers up. ",
+        "\nThis is a trial: no account is configured, so there is one simulated account, `{}`.\n\
+         It calls no model and makes its answers up.\n",
         roles::TRIAL_ACCOUNT
     );
+    let target = show(target);
     if offers.is_empty() {
+        let lines = "[accounts.anthropic]\nprovider = \"anthropic\"\n\
+                     api_key_env = \"ANTHROPIC_API_KEY\"\ndefault_model = \"claude-sonnet-5\"";
         let _ = write!(
             text,
-            "Next: put a real account into {}\nand start again, for example\n\n{}\n",
-            show(target),
-            indent(
-                "[accounts.anthropic]\nprovider = \"anthropic\"\n\
-                 api_key_env = \"ANTHROPIC_API_KEY\"\ndefault_model = \"claude-sonnet-5\""
-            )
+            "\nNext: put a real account into {target} and start again, for example\n\n{}",
+            indent(lines)
         );
     }
     for offer in offers {
         let _ = write!(
             text,
-            "Next: {}. To use it, add to {}\nand start again\n\n{}\n",
+            "\nNext: {}. To use it, add this to {target} and start again:\n\n{}",
             offer.found,
-            show(target),
             indent(&offer.lines)
         );
         if let Some(note) = offer.note {
-            let _ = writeln!(text, "\n({note})");
+            let _ = writeln!(text, "\n  Note: {note}.");
         }
-        text.push('\n');
     }
+    text += "\n`sluice doctor` checks accounts and says how to mend them.\n";
     text
 }
 
@@ -169,7 +170,7 @@ mod tests {
             welcome(&config, "127.0.0.1:4000".parse().unwrap(), &home, None, Some(&key));
         for part in [
             "http://127.0.0.1:4000/docs", "/data/admin.key", "demo (simulated)", "sluice_abc",
-            "SLUICE_URL=http://127.0.0.1:4000 sluice submit",
+            "SLUICE_HOME=/data SLUICE_URL=http://127.0.0.1:4000 sluice submit",
         ] {
             assert!(text.contains(part), "{part} is not in\n{text}");
         }

@@ -15,7 +15,11 @@ pub(super) struct Answer<'a> {
 
 impl<'a> Answer<'a> {
     pub(super) fn new(limit: usize, sink: &'a Sink) -> Self {
-        Self { text: String::new(), limit, sink }
+        Self {
+            text: String::new(),
+            limit,
+            sink,
+        }
     }
 
     /// Appends `delta` and sends it on; an error when the answer has become too long.

@@ -36,7 +36,7 @@ pub struct Anthropic {
     endpoint: Endpoint,
     default_model: Option<String>,
     max_tokens: u32,
-    key_source: String,
+    key_source: Option<String>,
     max_output_bytes: usize,
     pub(super) secrets: Secrets,
 }
@@ -51,7 +51,10 @@ impl Anthropic {
         );
         if let Some(key) = &key {
             let value = http::secret_header("", key).ok_or_else(|| {
-                account.error("api_key", "has characters that no key has; see how it was copied")
+                account.error(
+                    "api_key",
+                    "has characters that no key has; see how it was copied",
+                )
             })?;
             headers.insert(HeaderName::from_static("x-api-key"), value);
         }
@@ -71,7 +74,7 @@ impl Anthropic {
     }
 
     pub(super) async fn check(&self) -> Check {
-        self.endpoint.check(&self.key_source).await
+        self.endpoint.check(self.key_source.as_deref()).await
     }
 
     pub(super) async fn run(&self, prompt: Prompt<'_>, stop: Stop<'_>, sink: &Sink) -> Outcome {
@@ -120,11 +123,20 @@ impl Anthropic {
 #[derive(Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 enum StreamEvent {
-    MessageStart { message: Start },
-    ContentBlockDelta { delta: Delta },
-    MessageDelta { delta: Ending, usage: Option<Counts> },
+    MessageStart {
+        message: Start,
+    },
+    ContentBlockDelta {
+        delta: Delta,
+    },
+    MessageDelta {
+        delta: Ending,
+        usage: Option<Counts>,
+    },
     MessageStop,
-    Error { error: Value },
+    Error {
+        error: Value,
+    },
     #[serde(other)]
     Other,
 }
@@ -158,10 +170,12 @@ impl Counts {
     fn update(&mut self, later: Counts) {
         self.input_tokens = later.input_tokens.or(self.input_tokens);
         self.output_tokens = later.output_tokens.or(self.output_tokens);
-        self.cache_creation_input_tokens =
-            later.cache_creation_input_tokens.or(self.cache_creation_input_tokens);
-        self.cache_read_input_tokens =
-            later.cache_read_input_tokens.or(self.cache_read_input_tokens);
+        self.cache_creation_input_tokens = later
+            .cache_creation_input_tokens
+            .or(self.cache_creation_input_tokens);
+        self.cache_read_input_tokens = later
+            .cache_read_input_tokens
+            .or(self.cache_read_input_tokens);
     }
 
     /// The same as our usage: here the API's three kinds of input are one.
@@ -201,7 +215,12 @@ async fn read(mut events: Events, mut answer: Answer<'_>) -> Result<Completion, 
             }
             StreamEvent::MessageStop => {
                 let usage = counts.usage();
-                return Ok(Completion { text: answer.into_text(), model, stop_reason, usage });
+                return Ok(Completion {
+                    text: answer.into_text(),
+                    model,
+                    stop_reason,
+                    usage,
+                });
             }
             StreamEvent::Error { error } => {
                 let error = ApiError::from_value(&json!({ "error": error }));
@@ -229,13 +248,15 @@ pub(super) fn is_extra_usage_required(message: &str) -> bool {
 /// specified API usage limits. You will regain access on 2026-12-01 at 00:00 UTC."
 /// (anthropics/claude-code#2127).
 pub(super) fn spend_limit(message: &str, now: Time) -> Option<Outcome> {
-    message.contains("specified API usage limits").then(|| Outcome::Throttled {
-        until: limits::regain_access(message)
-            .and_then(|until| limits::plausible(until, now))
-            .or_else(|| limits::next_month(now)),
-        throttle: ThrottleKind::SpendCap,
-        detail: message.to_owned(),
-    })
+    message
+        .contains("specified API usage limits")
+        .then(|| Outcome::Throttled {
+            until: limits::regain_access(message)
+                .and_then(|until| limits::plausible(until, now))
+                .or_else(|| limits::next_month(now)),
+            throttle: ThrottleKind::SpendCap,
+            detail: message.to_owned(),
+        })
 }
 
 /// The outcome of an error of the API, as an answer or in the middle of a stream.
@@ -276,13 +297,24 @@ fn judge(error: &ApiError, headers: &HeaderMap, now: Time) -> Outcome {
         // the month.
         429 if retry_after.is_none() && error.code == "enforced_spend_limit_reached" => {
             let throttle = ThrottleKind::SpendCap;
-            Outcome::Throttled { until: limits::next_month(now), throttle, detail }
+            Outcome::Throttled {
+                until: limits::next_month(now),
+                throttle,
+                detail,
+            }
         }
         429 => {
             let until = retry_after.or_else(|| limits::anthropic_reset(headers, now));
-            Outcome::Throttled { until, throttle: limits::kind(until, now), detail }
+            Outcome::Throttled {
+                until,
+                throttle: limits::kind(until, now),
+                detail,
+            }
         }
-        503 | 529 => Outcome::Overloaded { until: retry_after, detail },
+        503 | 529 => Outcome::Overloaded {
+            until: retry_after,
+            detail,
+        },
         400..=499 => Outcome::rejected(&error.stable_code(&error.kind), detail),
         _ => Outcome::failed(&error.stable_code(&error.kind), detail),
     }

@@ -23,7 +23,10 @@ impl ApiError {
     pub(super) fn from_answer(status: StatusCode, headers: &HeaderMap, body: &str) -> Self {
         let mut error = match serde_json::from_str(body) {
             Ok(value) => Self::from_value(&value),
-            Err(_) => Self { message: body.trim().to_owned(), ..Self::default() },
+            Err(_) => Self {
+                message: body.trim().to_owned(),
+                ..Self::default()
+            },
         };
         error.status = Some(status.as_u16());
         error.request_id = ["request-id", "x-request-id"]
@@ -44,7 +47,10 @@ impl ApiError {
         };
         let mut code = text(error, "code");
         if code.is_empty() {
-            code = error.get("details").map(|details| text(details, "error_code")).unwrap_or_default();
+            code = error
+                .get("details")
+                .map(|details| text(details, "error_code"))
+                .unwrap_or_default();
         }
         let mut message = text(error, "message");
         if message.is_empty() {
@@ -55,8 +61,17 @@ impl ApiError {
             };
         }
         // Some servers put the status in `code`, and say no more of it in a stream.
-        let status = code.parse().ok().filter(|status| (400..600).contains(status));
-        Self { status, kind: text(error, "type"), code, message, request_id: None }
+        let status = code
+            .parse()
+            .ok()
+            .filter(|status| (400..600).contains(status));
+        Self {
+            status,
+            kind: text(error, "type"),
+            code,
+            message,
+            request_id: None,
+        }
     }
 
     /// A stable code: the provider's own when it has one that may be shown, else the status.
@@ -66,7 +81,10 @@ impl ApiError {
         {
             return own.to_owned();
         }
-        self.status.map_or_else(|| "provider_error".into(), |status| format!("http_{status}"))
+        self.status.map_or_else(
+            || "provider_error".into(),
+            |status| format!("http_{status}"),
+        )
     }
 
     /// All of it in one line, for people.
@@ -75,7 +93,12 @@ impl ApiError {
         if let Some(status) = self.status {
             parts.push(format!("HTTP {status}"));
         }
-        parts.extend([&self.kind, &self.code].into_iter().filter(|part| !part.is_empty()).cloned());
+        parts.extend(
+            [&self.kind, &self.code]
+                .into_iter()
+                .filter(|part| !part.is_empty())
+                .cloned(),
+        );
         parts.dedup();
         let mut detail = parts.join(" ");
         if !self.message.is_empty() {

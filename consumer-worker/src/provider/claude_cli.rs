@@ -51,8 +51,16 @@ const MAX_INPUT_BYTES: usize = 10_000_000;
 const MAX_TIMER_MS: u128 = i32::MAX as u128;
 /// What is passed on besides: how this machine reaches the network at all.
 const NETWORK: [&str; 10] = [
-    "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "no_proxy",
-    "NODE_EXTRA_CA_CERTS", "SSL_CERT_FILE", "SSL_CERT_DIR",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+    "ALL_PROXY",
+    "http_proxy",
+    "https_proxy",
+    "no_proxy",
+    "NODE_EXTRA_CA_CERTS",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
 ];
 
 /// An account of the Claude Code CLI.
@@ -95,7 +103,10 @@ impl ClaudeCli {
             None => home.join("claude").join(account.id.as_str()),
         };
         let config_dir = private_dir(&config_dir).map_err(|error| {
-            account.error("config_dir", format!("{} cannot be had: {error}", config_dir.display()))
+            account.error(
+                "config_dir",
+                format!("{} cannot be had: {error}", config_dir.display()),
+            )
         })?;
         let key = credential::resolve(account, &API_KEY, &settings.credential)?;
         let token = credential::resolve(account, &OAUTH_TOKEN, &settings.oauth_token)?;
@@ -123,7 +134,9 @@ impl ClaudeCli {
     }
 
     pub(super) async fn run(&self, prompt: Prompt<'_>, stop: Stop<'_>, sink: &Sink) -> Outcome {
-        self.answer(prompt, stop, sink).await.unwrap_or_else(|outcome| outcome)
+        self.answer(prompt, stop, sink)
+            .await
+            .unwrap_or_else(|outcome| outcome)
     }
 
     async fn answer(
@@ -132,17 +145,30 @@ impl ClaudeCli {
         stop: Stop<'_>,
         sink: &Sink,
     ) -> Result<Outcome, Outcome> {
-        let arguments =
-            Arguments::read(prompt.request, self.default_model.as_deref(), self.allow_tools)?;
+        let arguments = Arguments::read(
+            prompt.request,
+            self.default_model.as_deref(),
+            self.allow_tools,
+        )?;
         let input = inert(prompt.request.as_text())?;
         let scratch = Scratch::new().map_err(|error| run::no_scratch(&error))?;
-        self.versions.require(&self.bin, || self.command(&scratch), stop).await?;
+        self.versions
+            .require(&self.bin, || self.command(&scratch), stop)
+            .await?;
 
         let mut command = self.command(&scratch);
-        command.env("API_TIMEOUT_MS", prompt.timeout.as_millis().min(MAX_TIMER_MS).to_string());
-        arguments.apply(&mut command, &scratch).map_err(|error| run::no_scratch(&error))?;
+        command.env(
+            "API_TIMEOUT_MS",
+            prompt.timeout.as_millis().min(MAX_TIMER_MS).to_string(),
+        );
+        arguments
+            .apply(&mut command, &scratch)
+            .map_err(|error| run::no_scratch(&error))?;
         let mut report = Report::new(Answer::new(self.max_output_bytes, sink));
-        let line_limit = self.max_output_bytes.saturating_mul(2).saturating_add(1 << 20);
+        let line_limit = self
+            .max_output_bytes
+            .saturating_mul(2)
+            .saturating_add(1 << 20);
         let mut line = Vec::new();
         let exit = run::run(command, input, stop, |chunk| {
             let mut rest = chunk;
@@ -154,7 +180,11 @@ impl ClaudeCli {
                 rest = tail.get(1..).unwrap_or_default();
             }
             line.extend_from_slice(rest);
-            if line.len() > line_limit { Err(too_large(self.max_output_bytes)) } else { Ok(()) }
+            if line.len() > line_limit {
+                Err(too_large(self.max_output_bytes))
+            } else {
+                Ok(())
+            }
         })
         .await?;
         report.line(&line)?;
@@ -223,7 +253,10 @@ impl ClaudeCli {
         let cancel = CancellationToken::new();
         let stop = Stop::new(&cancel, CHECK_TIMEOUT);
         let scratch = Scratch::new().map_err(|error| run::no_scratch(&error))?;
-        let version = self.versions.require(&self.bin, || self.command(&scratch), stop).await?;
+        let version = self
+            .versions
+            .require(&self.bin, || self.command(&scratch), stop)
+            .await?;
         let mut command = self.command(&scratch);
         command.args(["auth", "status", "--json"]);
         let mut output = Vec::new();
@@ -267,7 +300,10 @@ fn private_dir(dir: &Path) -> io::Result<PathBuf> {
     use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
     let dir = std::path::absolute(dir)?;
     if !dir.is_dir() {
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&dir)?;
     }
     std::fs::set_permissions(&dir, PermissionsExt::from_mode(0o700))?;
     Ok(dir)
@@ -275,6 +311,8 @@ fn private_dir(dir: &Path) -> io::Result<PathBuf> {
 
 /// The time of `seconds` since the epoch, as the CLI gives it.
 fn from_seconds(seconds: f64) -> Option<Time> {
-    let millis = std::time::Duration::try_from_secs_f64(seconds).ok()?.as_millis();
+    let millis = std::time::Duration::try_from_secs_f64(seconds)
+        .ok()?
+        .as_millis();
     Some(Time::from_millis(i64::try_from(millis).ok()?))
 }

@@ -35,13 +35,20 @@ impl Command {
         account: &Account<'_>,
         settings: &config::Command,
     ) -> Result<Self, BuildError> {
-        let name = settings.argv.first().map(String::as_str).unwrap_or_default();
+        let name = settings
+            .argv
+            .first()
+            .map(String::as_str)
+            .unwrap_or_default();
         let program = process::find_program(name.as_ref())
             .map_err(|problem| account.error("argv", format!("{problem}; install it")))?;
         let mut env = Vec::new();
         for name in &settings.pass_env {
             let value = std::env::var(name).map_err(|_| {
-                account.error("pass_env", format!("{name} is not set; set it for the worker"))
+                account.error(
+                    "pass_env",
+                    format!("{name} is not set; set it for the worker"),
+                )
             })?;
             env.push((name.clone(), value.into()));
         }
@@ -63,7 +70,9 @@ impl Command {
     }
 
     pub(super) async fn run(&self, prompt: Prompt<'_>, stop: Stop<'_>, sink: &Sink) -> Outcome {
-        self.answer(prompt, stop, sink).await.unwrap_or_else(|outcome| outcome)
+        self.answer(prompt, stop, sink)
+            .await
+            .unwrap_or_else(|outcome| outcome)
     }
 
     async fn answer(
@@ -75,19 +84,31 @@ impl Command {
         let scratch = Scratch::new().map_err(|error| process::no_scratch(&error))?;
         let mut command = process::command(&self.program, &scratch);
         command.args(&self.args);
-        command.envs(self.env.iter().map(|(name, value)| (name, value.expose_secret())));
+        command.envs(
+            self.env
+                .iter()
+                .map(|(name, value)| (name, value.expose_secret())),
+        );
         let mut answer = Answer::new(self.max_output_bytes, sink);
         let mut utf8 = Utf8::default();
         let input = prompt.request.as_text().into_bytes();
-        let exit =
-            process::run(command, input, stop, |chunk| answer.push(&utf8.decode(chunk))).await?;
+        let exit = process::run(command, input, stop, |chunk| {
+            answer.push(&utf8.decode(chunk))
+        })
+        .await?;
         if !exit.status.success() {
             let code = format!("exit_{}", exit.code());
-            return Err(Outcome::failed(&code, stderr_end(&self.secrets, &exit.stderr)));
+            return Err(Outcome::failed(
+                &code,
+                stderr_end(&self.secrets, &exit.stderr),
+            ));
         }
         answer.push(&utf8.finish())?;
         let text = answer.into_text();
-        Ok(Outcome::Completed(Completion { text, ..Completion::default() }))
+        Ok(Outcome::Completed(Completion {
+            text,
+            ..Completion::default()
+        }))
     }
 }
 

@@ -13,11 +13,17 @@ pub(super) struct Keys {
 }
 
 /// An API key.
-pub(super) const API_KEY: Keys =
-    Keys { value: "api_key", env: "api_key_env", file: "api_key_file" };
+pub(super) const API_KEY: Keys = Keys {
+    value: "api_key",
+    env: "api_key_env",
+    file: "api_key_file",
+};
 /// A long-lived OAuth token of the Claude Code CLI.
-pub(super) const OAUTH_TOKEN: Keys =
-    Keys { value: "oauth_token", env: "oauth_token_env", file: "oauth_token_file" };
+pub(super) const OAUTH_TOKEN: Keys = Keys {
+    value: "oauth_token",
+    env: "oauth_token_env",
+    file: "oauth_token_file",
+};
 
 /// The secret that `credential` stands for; `None` when none was configured.
 pub(super) fn resolve(
@@ -43,11 +49,19 @@ pub(super) fn resolve(
 }
 
 /// Where the credential comes from, for people: never the secret itself.
-pub(super) fn source(keys: &Keys, credential: &Credential) -> String {
+pub(super) fn source(keys: &Keys, credential: &Credential) -> Option<String> {
     match credential {
-        Credential { value: Some(_), .. } => format!("`{}` in the configuration", keys.value),
-        Credential { env: Some(name), .. } => format!("the environment variable {name}"),
-        Credential { file: Some(path), .. } => format!("the file {}", path.display()),
-        Credential { value: None, env: None, file: None } => "no credential".into(),
+        Credential { value: Some(_), .. } => Some(format!("`{}` in the configuration", keys.value)),
+        Credential {
+            env: Some(name), ..
+        } => Some(format!("the key in the variable {name}")),
+        Credential {
+            file: Some(path), ..
+        } => Some(format!("the key in {}", path.display())),
+        Credential {
+            value: None,
+            env: None,
+            file: None,
+        } => None,
     }
 }

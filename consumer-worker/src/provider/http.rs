@@ -4,7 +4,7 @@ use std::{collections::VecDeque, error::Error as _, time::Duration};
 
 use reqwest::{
     Client, Response, StatusCode, Url,
-    header::{CONTENT_TYPE, HeaderMap, HeaderValue},
+    header::{CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION},
 };
 use secrecy::{ExposeSecret, SecretString};
 use sluice_shared::domain::Outcome;
@@ -62,7 +62,12 @@ impl Endpoint {
                 account.error("base_url", format!("no HTTP client for it: {}", chain(&error)))
             })?;
         let root = versioned(base);
-        Ok(Self { client, root, headers, max_output_bytes: account.max_output_bytes })
+        Ok(Self {
+            client,
+            root,
+            headers,
+            max_output_bytes: account.max_output_bytes,
+        })
     }
 
     /// Posts `body` to `path` and gives the answer's events; an error when there is no connection.
@@ -88,7 +93,7 @@ impl Endpoint {
     }
 
     /// Asks for the list of models, which costs nothing, to see whether the key is accepted.
-    pub(super) async fn check(&self, key_source: &str) -> Check {
+    pub(super) async fn check(&self, key_source: Option<&str>) -> Check {
         let host = self.root.host_str().unwrap_or("the server").to_owned();
         let asked = self
             .client
@@ -108,21 +113,36 @@ impl Endpoint {
         };
         let status = response.status();
         match status.as_u16() {
-            200..=299 => Check::Ok(format!("{host} accepts {key_source}")),
+            200..=299 => Check::Ok(match key_source {
+                Some(source) => format!("{host} accepts {source}"),
+                None => format!("{host} answers; no key is configured"),
+            }),
             401 | 403 => {
                 let refusal = Refusal::read(response).await;
+                let words = refusal.error.detail();
+                match key_source {
+                    Some(source) => Check::problem(
+                        format!("{host} refuses {source}: {words}"),
+                        "put a valid key there",
+                    ),
+                    None => Check::problem(
+                        format!("{host} asks for a key: {words}"),
+                        "set api_key_env to the name of a variable that holds one",
+                    ),
+                }
+            }
+            // Servers of one's own often have no such list.
+            404 | 405 | 501 => Check::Ok(match key_source {
+                Some(source) => format!("{host} answers, but {source} could not be tried"),
+                None => format!("{host} answers; no key is configured"),
+            }),
+            300..=399 => {
+                let refusal = Refusal::read(response).await;
                 Check::problem(
-                    format!("{host} refuses {key_source}: {}", refusal.error.detail()),
-                    "put a valid key there",
+                    format!("{host} says {}", refusal.error.detail()),
+                    "mend base_url",
                 )
             }
-            404 | 405 | 501 => Check::Ok(format!(
-                "{host} answers, but lists no models: {key_source} was not tried"
-            )),
-            300..=399 => Check::problem(
-                format!("{host} redirects (HTTP {})", status.as_u16()),
-                "set base_url to the address that it redirects to",
-            ),
             _ => {
                 let refusal = Refusal::read(response).await;
                 Check::problem(
@@ -157,7 +177,9 @@ fn versioned(mut base: Url) -> Url {
         let mut chars = part.chars();
         chars.next() == Some('v') && chars.next().is_some_and(|c| c.is_ascii_digit())
     };
-    let named = base.path_segments().is_some_and(|mut parts| parts.any(is_version));
+    let named = base
+        .path_segments()
+        .is_some_and(|mut parts| parts.any(is_version));
     if !named && let Ok(mut segments) = base.path_segments_mut() {
         segments.pop_if_empty().push("v1");
     }
@@ -194,7 +216,13 @@ impl Refusal {
             body.extend_from_slice(&chunk);
         }
         body.truncate(ERROR_BYTES);
-        let error = ApiError::from_answer(status, &headers, &String::from_utf8_lossy(&body));
+        let mut error = ApiError::from_answer(status, &headers, &String::from_utf8_lossy(&body));
+        // Not followed, for it would take the key along.
+        if status.is_redirection()
+            && let Some(place) = headers.get(LOCATION).and_then(|place| place.to_str().ok())
+        {
+            error.message = format!("redirects to {place}, which base_url should name");
+        }
         Self { headers, error }
     }
 }
@@ -235,7 +263,10 @@ impl Events {
                     .feed(&chunk, &mut self.ready)
                     .map_err(|_| too_large(self.max_output_bytes))?,
                 Ok(None) if self.any => {
-                    return Err(Outcome::failed("stream_cut", "the stream ended before its end"));
+                    return Err(Outcome::failed(
+                        "stream_cut",
+                        "the stream ended before its end",
+                    ));
                 }
                 Ok(None) => {
                     let kind = self.response.headers().get(CONTENT_TYPE);
@@ -257,7 +288,10 @@ impl Events {
 pub(super) fn parse<T: serde::de::DeserializeOwned>(event: &Event) -> Result<T, Outcome> {
     serde_json::from_str(&event.data).map_err(|error| {
         let start: String = event.data.chars().take(200).collect();
-        Outcome::failed("bad_response", format!("an event cannot be read ({error}): {start}"))
+        Outcome::failed(
+            "bad_response",
+            format!("an event cannot be read ({error}): {start}"),
+        )
     })
 }
 
@@ -281,6 +315,16 @@ mod tests {
         ] {
             table += &format!("{base} -> {}\n", versioned(base.parse().unwrap()));
         }
-        insta::assert_snapshot!(table, @"");
+        insta::assert_snapshot!(table, @r#"
+        http://localhost:11434 -> http://localhost:11434/v1
+        http://localhost:11434/ -> http://localhost:11434/v1
+        https://host/v1 -> https://host/v1
+        https://host/v1/ -> https://host/v1/
+        https://host/anthropic -> https://host/anthropic/v1
+        https://host/openai/v1 -> https://host/openai/v1
+        https://host/v1beta/openai/ -> https://host/v1beta/openai/
+        https://host/api/paas/v4 -> https://host/api/paas/v4
+        https://host/vision?key=1 -> https://host/vision/v1?key=1
+        "#);
     }
 }

@@ -36,9 +36,15 @@ pub(super) fn anthropic_reset(headers: &HeaderMap, now: Time) -> Option<Time> {
     let resets = ["requests", "tokens", "input-tokens", "output-tokens"].map(|limit| {
         let remaining = text(headers, &format!("anthropic-ratelimit-{limit}-remaining"))?;
         let reset = text(headers, &format!("anthropic-ratelimit-{limit}-reset"))?;
-        (remaining == "0").then(|| reset.parse::<Time>().ok()).flatten()
+        (remaining == "0")
+            .then(|| reset.parse::<Time>().ok())
+            .flatten()
     });
-    resets.into_iter().flatten().filter_map(|time| plausible(time, now)).min()
+    resets
+        .into_iter()
+        .flatten()
+        .filter_map(|time| plausible(time, now))
+        .min()
 }
 
 /// The earliest reset among the `x-ratelimit-*` limits of OpenAI that have nothing left.
@@ -46,9 +52,16 @@ pub(super) fn openai_reset(headers: &HeaderMap, now: Time) -> Option<Time> {
     let resets = ["requests", "tokens"].map(|limit| {
         let remaining = text(headers, &format!("x-ratelimit-remaining-{limit}"))?;
         let reset = text(headers, &format!("x-ratelimit-reset-{limit}"))?;
-        (remaining == "0").then(|| duration(reset)).flatten().map(|wait| now + wait)
+        (remaining == "0")
+            .then(|| duration(reset))
+            .flatten()
+            .map(|wait| now + wait)
     });
-    resets.into_iter().flatten().filter_map(|time| plausible(time, now)).min()
+    resets
+        .into_iter()
+        .flatten()
+        .filter_map(|time| plausible(time, now))
+        .min()
 }
 
 /// Whether a limit that ends at `until` is a burst or a window.
@@ -74,7 +87,9 @@ pub(super) fn regain_access(message: &str) -> Option<Time> {
     let clock = clock.and_then(|clock| {
         let hours: u64 = clock.get(..2)?.parse().ok()?;
         let minutes: u64 = clock.get(2..5)?.strip_prefix(':')?.parse().ok()?;
-        Some(Duration::from_secs(hours.min(24) * 3600 + minutes.min(60) * 60))
+        Some(Duration::from_secs(
+            hours.min(24) * 3600 + minutes.min(60) * 60,
+        ))
     });
     Some(midnight + clock.unwrap_or_default())
 }
@@ -99,7 +114,9 @@ fn duration(text: &str) -> Option<Duration> {
     while !rest.is_empty() {
         let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
         let (number, tail) = rest.split_at(digits);
-        let unit_end = tail.find(|c: char| c.is_ascii_digit()).unwrap_or(tail.len());
+        let unit_end = tail
+            .find(|c: char| c.is_ascii_digit())
+            .unwrap_or(tail.len());
         let (unit, tail) = tail.split_at(unit_end);
         let seconds = match unit {
             "ms" => 0.001,
@@ -130,7 +147,10 @@ mod tests {
         pairs
             .iter()
             .map(|(name, value)| {
-                (HeaderName::from_static(name), HeaderValue::from_static(value))
+                (
+                    HeaderName::from_static(name),
+                    HeaderValue::from_static(value),
+                )
             })
             .collect()
     }
@@ -155,7 +175,17 @@ mod tests {
         ] {
             table += &format!("{pairs:?}: {}\n", seen(retry_after(&headers(pairs), now())));
         }
-        insta::assert_snapshot!(table, @"");
+        insta::assert_snapshot!(table, @r#"
+        [("retry-after", "30")]: 2026-11-23T20:00:30.000Z
+        [("retry-after", "0.5")]: 2026-11-23T20:00:00.500Z
+        [("retry-after", "Mon, 23 Nov 2026 20:05:00 GMT")]: 2026-11-23T20:05:00.000Z
+        [("retry-after", "30"), ("retry-after-ms", "1500")]: 2026-11-23T20:00:01.500Z
+        [("retry-after", "-1")]: -
+        [("retry-after", "soon")]: -
+        [("retry-after", "1e300")]: -
+        [("retry-after", "99999999")]: -
+        []: -
+        "#);
     }
 
     #[test]
@@ -166,11 +196,17 @@ mod tests {
             ("anthropic-ratelimit-tokens-remaining", "0"),
             ("anthropic-ratelimit-tokens-reset", "2026-11-23T20:03:00Z"),
             ("anthropic-ratelimit-input-tokens-remaining", "0"),
-            ("anthropic-ratelimit-input-tokens-reset", "2026-11-23T20:02:00Z"),
+            (
+                "anthropic-ratelimit-input-tokens-reset",
+                "2026-11-23T20:02:00Z",
+            ),
             ("anthropic-ratelimit-output-tokens-remaining", "0"),
             ("anthropic-ratelimit-output-tokens-reset", "whenever"),
         ]);
-        assert_eq!(seen(anthropic_reset(&some, now())), "2026-11-23T20:02:00.000Z");
+        assert_eq!(
+            seen(anthropic_reset(&some, now())),
+            "2026-11-23T20:02:00.000Z"
+        );
         let some = headers(&[
             ("x-ratelimit-remaining-requests", "0"),
             ("x-ratelimit-reset-requests", "6m0s"),
@@ -208,7 +244,10 @@ mod tests {
             at("You will regain access on 2026-12-01 at 06:30 UTC."),
             "2026-12-01T06:30:00.000Z"
         );
-        assert_eq!(at("You will regain access on 2026-12-01."), "2026-12-01T00:00:00.000Z");
+        assert_eq!(
+            at("You will regain access on 2026-12-01."),
+            "2026-12-01T00:00:00.000Z"
+        );
         assert_eq!(at("You will regain access on Monday"), "-");
         assert_eq!(at("regain access on 2026-12-é"), "-");
     }
@@ -216,7 +255,13 @@ mod tests {
     #[test]
     fn a_long_wait_is_a_window_and_a_short_one_a_burst() {
         assert_eq!(kind(None, now()), ThrottleKind::Burst);
-        assert_eq!(kind(Some(now() + Duration::from_secs(60)), now()), ThrottleKind::Burst);
-        assert_eq!(kind(Some(now() + Duration::from_secs(3600)), now()), ThrottleKind::Window);
+        assert_eq!(
+            kind(Some(now() + Duration::from_secs(60)), now()),
+            ThrottleKind::Burst
+        );
+        assert_eq!(
+            kind(Some(now() + Duration::from_secs(3600)), now()),
+            ThrottleKind::Window
+        );
     }
 }

@@ -116,7 +116,10 @@ impl Check {
     }
 
     fn problem(problem: impl Into<String>, mend: impl Into<String>) -> Self {
-        Self::Problem { problem: problem.into(), mend: mend.into() }
+        Self::Problem {
+            problem: problem.into(),
+            mend: mend.into(),
+        }
     }
 }
 
@@ -141,7 +144,11 @@ impl Provider {
         home: &Path,
         max_output_bytes: usize,
     ) -> Result<Provider, BuildError> {
-        let account = Account { id, config, max_output_bytes };
+        let account = Account {
+            id,
+            config,
+            max_output_bytes,
+        };
         Ok(match &config.provider {
             config::Provider::Simulated(settings) => {
                 Self::Simulated(Simulated::new(settings, max_output_bytes))
@@ -178,9 +185,10 @@ impl Provider {
             Self::Anthropic(api) => (Box::pin(api.run(prompt, stop, sink)).await, &api.secrets),
             Self::OpenAi(api) => (Box::pin(api.run(prompt, stop, sink)).await, &api.secrets),
             Self::ClaudeCli(cli) => (Box::pin(cli.run(prompt, stop, sink)).await, &cli.secrets),
-            Self::Command(command) => {
-                (Box::pin(command.run(prompt, stop, sink)).await, &command.secrets)
-            }
+            Self::Command(command) => (
+                Box::pin(command.run(prompt, stop, sink)).await,
+                &command.secrets,
+            ),
         };
         secrets.clean(outcome)
     }
@@ -197,9 +205,10 @@ impl Provider {
         };
         match check {
             Check::Ok(detail) => Check::Ok(secrets.detail(&detail)),
-            Check::Problem { problem, mend } => {
-                Check::Problem { problem: secrets.detail(&problem), mend }
-            }
+            Check::Problem { problem, mend } => Check::Problem {
+                problem: secrets.detail(&problem),
+                mend,
+            },
         }
     }
 }
@@ -213,7 +222,11 @@ struct Account<'a> {
 
 impl Account<'_> {
     fn error(&self, key: &'static str, problem: impl Into<String>) -> BuildError {
-        BuildError { account: self.id.clone(), key, problem: problem.into() }
+        BuildError {
+            account: self.id.clone(),
+            key,
+            problem: problem.into(),
+        }
     }
 
     /// The model for jobs that name none: the default, or the only one on offer.

@@ -41,7 +41,7 @@ pub struct OpenAi {
     max_tokens: Option<u32>,
     /// Whether it is OpenAI itself.
     is_openai: bool,
-    key_source: String,
+    key_source: Option<String>,
     max_output_bytes: usize,
     pub(super) secrets: Secrets,
 }
@@ -52,7 +52,10 @@ impl OpenAi {
         let mut headers = HeaderMap::new();
         if let Some(key) = &key {
             let value = http::secret_header("Bearer ", key).ok_or_else(|| {
-                account.error("api_key", "has characters that no key has; see how it was copied")
+                account.error(
+                    "api_key",
+                    "has characters that no key has; see how it was copied",
+                )
             })?;
             headers.insert(AUTHORIZATION, value);
         }
@@ -73,7 +76,7 @@ impl OpenAi {
     }
 
     pub(super) async fn check(&self) -> Check {
-        self.endpoint.check(&self.key_source).await
+        self.endpoint.check(self.key_source.as_deref()).await
     }
 
     pub(super) async fn run(&self, prompt: Prompt<'_>, stop: Stop<'_>, sink: &Sink) -> Outcome {
@@ -102,7 +105,10 @@ impl OpenAi {
                 "the job names no model and the account has no default_model",
             ));
         }
-        let system = request.system.iter().map(|text| json!({"role": "system", "content": text}));
+        let system = request
+            .system
+            .iter()
+            .map(|text| json!({"role": "system", "content": text}));
         let turns = request
             .messages
             .iter()
@@ -114,7 +120,10 @@ impl OpenAi {
             && !names.iter().any(|name| body.contains_key(*name))
         {
             let [new, old] = names;
-            body.insert(if self.is_openai { new } else { old }.into(), max_tokens.into());
+            body.insert(
+                if self.is_openai { new } else { old }.into(),
+                max_tokens.into(),
+            );
         }
         if let Some(model) = model {
             body.insert("model".into(), model.as_str().into());
@@ -213,13 +222,22 @@ async fn read(mut events: Events, mut answer: Answer<'_>) -> Result<Completion, 
         cache_read_tokens: details.cached_tokens.unwrap_or(0),
         ..Usage::default()
     };
-    Ok(Completion { text: answer.into_text(), model, stop_reason, usage })
+    Ok(Completion {
+        text: answer.into_text(),
+        model,
+        stop_reason,
+        usage,
+    })
 }
 
 /// The outcome of an error of the API, as an answer or in the middle of a stream.
 fn judge(error: &ApiError, headers: &HeaderMap, now: Time) -> Outcome {
     let detail = error.detail();
-    let code = if error.code.is_empty() { &error.kind } else { &error.code };
+    let code = if error.code.is_empty() {
+        &error.kind
+    } else {
+        &error.code
+    };
     let is = |name: &str| error.kind == name || error.code == name;
     let spend_cap = |detail| Outcome::Throttled {
         until: limits::next_month(now),
@@ -255,9 +273,16 @@ fn judge(error: &ApiError, headers: &HeaderMap, now: Time) -> Outcome {
         408 | 409 => Outcome::failed(&error.stable_code(code), detail),
         429 => {
             let until = retry_after.or_else(|| limits::openai_reset(headers, now));
-            Outcome::Throttled { until, throttle: limits::kind(until, now), detail }
+            Outcome::Throttled {
+                until,
+                throttle: limits::kind(until, now),
+                detail,
+            }
         }
-        503 | 529 => Outcome::Overloaded { until: retry_after, detail },
+        503 | 529 => Outcome::Overloaded {
+            until: retry_after,
+            detail,
+        },
         400..=499 => Outcome::rejected(&error.stable_code(code), detail),
         _ => Outcome::failed(&error.stable_code(code), detail),
     }

@@ -48,7 +48,9 @@ impl Exit {
     /// Its exit code, or 128 and the signal that ended it, as a shell would say.
     pub(super) fn code(&self) -> i32 {
         use std::os::unix::process::ExitStatusExt;
-        self.status.code().unwrap_or_else(|| 128 + self.status.signal().unwrap_or(0))
+        self.status
+            .code()
+            .unwrap_or_else(|| 128 + self.status.signal().unwrap_or(0))
     }
 }
 
@@ -58,8 +60,14 @@ pub(super) fn command(program: &Path, scratch: &Scratch) -> Command {
     let mut command = Command::new(program);
     command
         .env_clear()
-        .env("PATH", std::env::var_os("PATH").unwrap_or_else(|| "/usr/bin:/bin".into()))
-        .env("LANG", std::env::var_os("LANG").unwrap_or_else(|| "C.UTF-8".into()))
+        .env(
+            "PATH",
+            std::env::var_os("PATH").unwrap_or_else(|| "/usr/bin:/bin".into()),
+        )
+        .env(
+            "LANG",
+            std::env::var_os("LANG").unwrap_or_else(|| "C.UTF-8".into()),
+        )
         .env("HOME", &scratch.home)
         .env("TMPDIR", &scratch.tmp)
         .current_dir(&scratch.work);
@@ -137,7 +145,10 @@ struct Group {
 
 impl Group {
     fn new(child: Child, mark: String) -> Self {
-        let id = child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw);
+        let id = child
+            .id()
+            .and_then(|id| i32::try_from(id).ok())
+            .map(Pid::from_raw);
         Self { child, id, mark }
     }
 
@@ -179,9 +190,10 @@ impl Group {
         self.signal(Signal::SIGKILL);
         self.id = None;
         match waited {
-            Ok(status) => {
-                Ok(Exit { status, stderr: String::from_utf8_lossy(&tail).into_owned() })
-            }
+            Ok(status) => Ok(Exit {
+                status,
+                stderr: String::from_utf8_lossy(&tail).into_owned(),
+            }),
             Err(error) => Err(Outcome::failed("wait", error.to_string())),
         }
     }
@@ -229,13 +241,17 @@ impl Drop for Group {
 /// to be enough.
 fn marked(mark: &str) -> Vec<Pid> {
     let entry = format!("{MARK}={mark}");
-    let Ok(processes) = std::fs::read_dir("/proc") else { return Vec::new() };
+    let Ok(processes) = std::fs::read_dir("/proc") else {
+        return Vec::new();
+    };
     processes
         .flatten()
         .filter_map(|process| process.file_name().to_str()?.parse().ok())
         .filter(|id: &i32| {
             std::fs::read(format!("/proc/{id}/environ")).is_ok_and(|environment| {
-                environment.split(|byte| *byte == 0).any(|variable| variable == entry.as_bytes())
+                environment
+                    .split(|byte| *byte == 0)
+                    .any(|variable| variable == entry.as_bytes())
             })
         })
         .map(Pid::from_raw)
@@ -254,7 +270,9 @@ async fn read(
     stdout: Option<ChildStdout>,
     output: &mut impl FnMut(&[u8]) -> Result<(), Outcome>,
 ) -> Result<(), Outcome> {
-    let Some(mut stdout) = stdout else { return Ok(()) };
+    let Some(mut stdout) = stdout else {
+        return Ok(());
+    };
     let mut chunk = Vec::with_capacity(CHUNK);
     while next_chunk(&mut stdout, &mut chunk).await {
         output(&chunk)?;
@@ -264,7 +282,9 @@ async fn read(
 
 /// Reads all of standard error and keeps its end.
 async fn keep_tail(stderr: Option<ChildStderr>, tail: &mut Vec<u8>) -> Result<(), Outcome> {
-    let Some(mut stderr) = stderr else { return Ok(()) };
+    let Some(mut stderr) = stderr else {
+        return Ok(());
+    };
     let mut chunk = Vec::with_capacity(CHUNK);
     while next_chunk(&mut stderr, &mut chunk).await {
         tail.extend_from_slice(&chunk);

@@ -24,7 +24,12 @@ impl Scratch {
         for path in [&work, &home, &tmp] {
             std::fs::create_dir(path)?;
         }
-        Ok(Self { dir, work, home, tmp })
+        Ok(Self {
+            dir,
+            work,
+            home,
+            tmp,
+        })
     }
 
     /// A file beside the three directories.

@@ -3,12 +3,14 @@
 use std::borrow::Cow;
 
 use secrecy::{ExposeSecret, SecretString};
-use sluice_shared::domain::Outcome;
+use sluice_shared::domain::{Completion, Outcome};
 
 /// What stands in the place of a secret.
 const HIDDEN: &str = "[hidden]";
 /// Longest detail of an outcome, in characters.
 const DETAIL: usize = 1000;
+/// Longest name of a model or of a reason to stop.
+const NAME: usize = 200;
 /// A shorter value is no secret: to cut `1` or `true` out of a text would only garble it.
 const SHORTEST: usize = 6;
 
@@ -30,25 +32,39 @@ impl Secrets {
     /// `outcome` with words fit to be stored and shown.
     pub(super) fn clean(&self, outcome: Outcome) -> Outcome {
         match outcome {
-            Outcome::Throttled { until, throttle, detail } => {
-                Outcome::Throttled { until, throttle, detail: self.detail(&detail) }
-            }
-            Outcome::Overloaded { until, detail } => {
-                Outcome::Overloaded { until, detail: self.detail(&detail) }
-            }
-            Outcome::AuthFailed { detail } => {
-                Outcome::AuthFailed { detail: self.detail(&detail) }
-            }
-            Outcome::OutOfCredit { detail } => {
-                Outcome::OutOfCredit { detail: self.detail(&detail) }
-            }
-            Outcome::Rejected { code, detail } => {
-                Outcome::Rejected { code, detail: self.detail(&detail) }
-            }
-            Outcome::Failed { code, detail } => {
-                Outcome::Failed { code, detail: self.detail(&detail) }
-            }
-            Outcome::Completed(_) | Outcome::Cancelled => outcome,
+            Outcome::Throttled {
+                until,
+                throttle,
+                detail,
+            } => Outcome::Throttled {
+                until,
+                throttle,
+                detail: self.detail(&detail),
+            },
+            Outcome::Overloaded { until, detail } => Outcome::Overloaded {
+                until,
+                detail: self.detail(&detail),
+            },
+            Outcome::AuthFailed { detail } => Outcome::AuthFailed {
+                detail: self.detail(&detail),
+            },
+            Outcome::OutOfCredit { detail } => Outcome::OutOfCredit {
+                detail: self.detail(&detail),
+            },
+            Outcome::Rejected { code, detail } => Outcome::Rejected {
+                code,
+                detail: self.detail(&detail),
+            },
+            Outcome::Failed { code, detail } => Outcome::Failed {
+                code,
+                detail: self.detail(&detail),
+            },
+            Outcome::Completed(done) => Outcome::Completed(Completion {
+                model: done.model.map(name),
+                stop_reason: done.stop_reason.map(name),
+                ..done
+            }),
+            Outcome::Cancelled => Outcome::Cancelled,
         }
     }
 
@@ -86,6 +102,17 @@ impl Secrets {
     }
 }
 
+/// A name as a provider gives it: whatever it sends there, it is short and can be stored.
+fn name(text: String) -> String {
+    if text.len() <= NAME && !text.contains(char::is_control) {
+        return text;
+    }
+    text.chars()
+        .filter(|c| !c.is_control())
+        .take(NAME)
+        .collect()
+}
+
 /// Hides whatever looks like an API key: providers quote a refused key in part
 /// (`Incorrect API key provided: sk-abc***xyz`), which no exact comparison finds.
 fn mask_keys(text: Cow<'_, str>) -> Cow<'_, str> {
@@ -94,8 +121,10 @@ fn mask_keys(text: Cow<'_, str>) -> Cow<'_, str> {
     let mut masked = String::new();
     let mut rest = text.as_ref();
     while let Some(start) = rest.find(PREFIX) {
-        let inside_a_word =
-            rest[..start].chars().next_back().is_some_and(|c| c.is_ascii_alphanumeric());
+        let inside_a_word = rest[..start]
+            .chars()
+            .next_back()
+            .is_some_and(|c| c.is_ascii_alphanumeric());
         let key = &rest[start..];
         let length = key.find(|c| !of_a_key(c)).unwrap_or(key.len());
         masked.push_str(&rest[..start]);

@@ -27,7 +27,10 @@ pub struct Simulated {
 
 impl Simulated {
     pub(super) fn new(settings: &config::Simulated, max_output_bytes: usize) -> Self {
-        Self { settings: settings.clone(), max_output_bytes }
+        Self {
+            settings: settings.clone(),
+            max_output_bytes,
+        }
     }
 
     pub(super) async fn run(&self, prompt: Prompt<'_>, stop: Stop<'_>, sink: &Sink) -> Outcome {
@@ -44,11 +47,22 @@ impl Simulated {
         let input_tokens = words(&asked);
         let text = match self.settings.tokens {
             0 => asked,
-            tokens => (0..tokens).map(|_| chance.next_word()).collect::<Vec<_>>().join(" "),
+            tokens => (0..tokens)
+                .map(|_| chance.next_word())
+                .collect::<Vec<_>>()
+                .join(" "),
         };
-        let usage = Usage { input_tokens, output_tokens: words(&text), ..Usage::default() };
+        let usage = Usage {
+            input_tokens,
+            output_tokens: words(&text),
+            ..Usage::default()
+        };
         let mut answer = Answer::new(self.max_output_bytes, sink);
-        let deltas = if latency.is_zero() { vec![text.as_str()] } else { split(&text) };
+        let deltas = if latency.is_zero() {
+            vec![text.as_str()]
+        } else {
+            split(&text)
+        };
         let pause = latency / u32::try_from(deltas.len().max(1)).unwrap_or(1);
         for delta in deltas {
             if let Some(ended) = wait(stop, pause).await {
@@ -60,7 +74,13 @@ impl Simulated {
         }
         Outcome::Completed(Completion {
             text: answer.into_text(),
-            model: Some(prompt.request.model.clone().unwrap_or_else(|| "simulated".into())),
+            model: Some(
+                prompt
+                    .request
+                    .model
+                    .clone()
+                    .unwrap_or_else(|| "simulated".into()),
+            ),
             stop_reason: Some("end_turn".into()),
             usage,
         })
@@ -77,11 +97,18 @@ impl Simulated {
         upto += faults.throttled;
         if share < upto {
             let throttle = ThrottleKind::Burst;
-            return Some(Outcome::Throttled { until: None, throttle, detail: detail() });
+            return Some(Outcome::Throttled {
+                until: None,
+                throttle,
+                detail: detail(),
+            });
         }
         upto += faults.overloaded;
         if share < upto {
-            return Some(Outcome::Overloaded { until: None, detail: detail() });
+            return Some(Outcome::Overloaded {
+                until: None,
+                detail: detail(),
+            });
         }
         upto += faults.rejected;
         (share < upto).then(|| Outcome::rejected("simulated", detail()))

@@ -33,7 +33,12 @@ pub(super) struct Decoder {
 
 impl Decoder {
     pub(super) fn new(limit: usize) -> Self {
-        Self { line: Vec::new(), event: Event::default(), started: false, limit }
+        Self {
+            line: Vec::new(),
+            event: Event::default(),
+            started: false,
+            limit,
+        }
     }
 
     /// Takes in `chunk` and appends the events that it completes to `events`.
@@ -62,7 +67,11 @@ impl Decoder {
 
     fn room_for(&self, more: &[u8]) -> Result<(), TooLong> {
         let held = self.line.len().saturating_add(self.event.data.len());
-        if held.saturating_add(more.len()) > self.limit { Err(TooLong) } else { Ok(()) }
+        if held.saturating_add(more.len()) > self.limit {
+            Err(TooLong)
+        } else {
+            Ok(())
+        }
     }
 
     fn end_line(&mut self, line: &[u8], events: &mut VecDeque<Event>) {
@@ -101,7 +110,10 @@ mod tests {
     use super::*;
 
     fn event(name: &str, data: &str) -> Event {
-        Event { name: name.into(), data: data.into() }
+        Event {
+            name: name.into(),
+            data: data.into(),
+        }
     }
 
     fn decode(chunks: &[&[u8]]) -> Vec<Event> {
@@ -128,8 +140,14 @@ mod tests {
     #[test]
     fn an_event_is_bounded_in_one_line_and_in_many() {
         let mut events = VecDeque::new();
-        assert_eq!(Decoder::new(10).feed(b"data: 123456", &mut events), Err(TooLong));
-        assert_eq!(Decoder::new(10).feed(b"data: 123456\n", &mut events), Err(TooLong));
+        assert_eq!(
+            Decoder::new(10).feed(b"data: 123456", &mut events),
+            Err(TooLong)
+        );
+        assert_eq!(
+            Decoder::new(10).feed(b"data: 123456\n", &mut events),
+            Err(TooLong)
+        );
         let mut decoder = Decoder::new(20);
         let outcome = (0..10).try_for_each(|_| decoder.feed(b"data: 1234\n", &mut events));
         assert_eq!(outcome, Err(TooLong));

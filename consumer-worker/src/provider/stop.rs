@@ -21,7 +21,11 @@ impl<'a> Stop<'a> {
         let deadline = now
             .checked_add(timeout)
             .unwrap_or_else(|| now + Duration::from_secs(365 * 24 * 3600));
-        Self { cancel, timeout, deadline }
+        Self {
+            cancel,
+            timeout,
+            deadline,
+        }
     }
 
     /// Whether it was cancelled already.

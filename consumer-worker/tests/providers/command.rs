@@ -8,25 +8,25 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     stub::within,
-    support::{MAX_OUTPUT, build, cancel_when, is_running, prompt, run, run_for, try_build},
+    support::{MAX_OUTPUT, build, cancel_when, is_running, prompt, run, run_for, try_build, until},
 };
 
 /// An account whose program is this shell script. The shell is the program here; the provider
 /// itself never uses one.
 fn script(text: &str) -> Provider {
-    build(&format!("provider = \"command\"\nargv = [\"sh\", \"-c\", '''{text}''']"))
+    build(&format!(
+        "provider = \"command\"\nargv = [\"sh\", \"-c\", '''{text}''']"
+    ))
 }
 
 /// Waits until none of these is running any more: what is killed needs a moment to be gone.
 async fn are_gone(ids: &str) {
-    let ids: Vec<u32> = ids.split_whitespace().map(|id| id.parse().unwrap()).collect();
+    let ids: Vec<u32> = ids
+        .split_whitespace()
+        .map(|id| id.parse().unwrap())
+        .collect();
     assert!(!ids.is_empty());
-    within(async {
-        while ids.iter().any(|id| is_running(*id)) {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    })
-    .await;
+    within(until(|| !ids.iter().any(|id| is_running(*id)))).await;
 }
 
 /// A program with a child, a grandchild that has left the process group, and itself, all of
@@ -40,7 +40,11 @@ fn is_family(text: &str) -> bool {
 
 #[tokio::test]
 async fn the_prompt_goes_in_and_the_answer_comes_out() {
-    let ran = run(&script("echo one; cat; echo two"), &Request::prompt("über\n")).await;
+    let ran = run(
+        &script("echo one; cat; echo two"),
+        &Request::prompt("über\n"),
+    )
+    .await;
     assert_eq!(ran.text(), "one\nüber\ntwo\n");
     assert_eq!(ran.deltas.concat(), ran.text());
 }
@@ -85,8 +89,16 @@ async fn it_gets_an_empty_directory_and_an_environment_of_our_making() {
 
 #[tokio::test]
 async fn the_private_directory_goes_with_the_program() {
-    let ran = run(&script("pwd; echo x > kept; mkdir -p a/b; echo x > a/b/c"), &Request::prompt("")).await;
-    assert!(!Path::new(ran.text().trim()).parent().unwrap().exists(), "{}", ran.text());
+    let ran = run(
+        &script("pwd; echo x > kept; mkdir -p a/b; echo x > a/b/c"),
+        &Request::prompt(""),
+    )
+    .await;
+    assert!(
+        !Path::new(ran.text().trim()).parent().unwrap().exists(),
+        "{}",
+        ran.text()
+    );
 }
 
 #[tokio::test]
@@ -98,8 +110,16 @@ async fn how_it_ended_is_told_with_the_end_of_its_errors() {
     let ran = run(&provider, &Request::prompt("hi")).await;
     let line = ran.line();
     assert!(line.starts_with("failed exit_7: …"), "{line}");
-    assert!(line.ends_with("999 1000 bad [hidden]") && line.len() < 800, "{line}");
-    assert_eq!(run(&script("kill -9 $$"), &Request::prompt("hi")).await.failure(), "exit_137");
+    assert!(
+        line.ends_with("999 1000 bad [hidden]") && line.len() < 800,
+        "{line}"
+    );
+    assert_eq!(
+        run(&script("kill -9 $$"), &Request::prompt("hi"))
+            .await
+            .failure(),
+        "exit_137"
+    );
     assert!(!format!("{provider:?}").contains("hunter2"));
 }
 
@@ -108,10 +128,18 @@ async fn a_program_that_does_not_read_is_no_deadlock() {
     let large = Request::prompt("x".repeat(8_000_000));
     assert_eq!(run(&script("echo done"), &large).await.text(), "done\n");
     // It fills its output while we fill its input.
-    let ran = run(&script("head -c 90000 /dev/zero | tr '\\0' y; cat > /dev/null"), &large).await;
+    let ran = run(
+        &script("head -c 90000 /dev/zero | tr '\\0' y; cat > /dev/null"),
+        &large,
+    )
+    .await;
     assert_eq!(ran.text().len(), 90_000);
     // It reads nothing, and closes nothing, until it ends.
-    let ran = run(&script("exec 0<&-; echo closed; sleep 0.2; echo done"), &large).await;
+    let ran = run(
+        &script("exec 0<&-; echo closed; sleep 0.2; echo done"),
+        &large,
+    )
+    .await;
     assert_eq!(ran.text(), "closed\ndone\n");
 }
 
@@ -143,7 +171,12 @@ async fn a_program_that_will_not_end_is_killed() {
 
 #[tokio::test]
 async fn a_timeout_leaves_no_process_behind() {
-    let ran = run_for(&script(FAMILY), &Request::prompt("hi"), Duration::from_secs(1)).await;
+    let ran = run_for(
+        &script(FAMILY),
+        &Request::prompt("hi"),
+        Duration::from_secs(1),
+    )
+    .await;
     assert_eq!(ran.failure(), "timeout");
     are_gone(&ran.deltas.concat()).await;
 }
@@ -175,7 +208,10 @@ async fn a_child_that_holds_the_output_open_holds_up_nothing() {
 
 #[tokio::test]
 async fn a_program_that_is_not_there_is_the_accounts_trouble() {
-    let error = try_build("provider = \"command\"\nargv = [\"no-such-program\"]", Path::new("/"));
+    let error = try_build(
+        "provider = \"command\"\nargv = [\"no-such-program\"]",
+        Path::new("/"),
+    );
     let error = error.map(drop).unwrap_err().to_string();
     assert_eq!(
         error,
@@ -184,7 +220,10 @@ async fn a_program_that_is_not_there_is_the_accounts_trouble() {
     let dir = tempfile::tempdir().unwrap();
     let program = dir.path().join("program");
     std::fs::copy("/bin/true", &program).unwrap();
-    let provider = build(&format!("provider = \"command\"\nargv = [\"{}\"]", program.display()));
+    let provider = build(&format!(
+        "provider = \"command\"\nargv = [\"{}\"]",
+        program.display()
+    ));
     assert!(provider.check().await.is_ok());
     std::fs::remove_file(&program).unwrap();
     assert!(!provider.check().await.is_ok());

@@ -33,7 +33,10 @@ async fn a_connection_that_is_refused_or_reset_is_a_failure() {
             drop(connection);
         }
     });
-    assert_eq!(run(&provider, &Request::prompt("hi")).await.failure(), "connection");
+    assert_eq!(
+        run(&provider, &Request::prompt("hi")).await.failure(),
+        "connection"
+    );
     server.shutdown().await;
     let ran = run(&provider, &Request::prompt("hi")).await;
     assert_eq!(ran.failure(), "connection");
@@ -44,7 +47,10 @@ async fn a_connection_that_is_refused_or_reset_is_a_failure() {
 async fn a_credential_that_cannot_be_had_is_named_with_what_to_do() {
     let with = |credential: &str| {
         let settings = format!("provider = \"anthropic\"\n{credential}");
-        let error = try_build(&settings, Path::new("/nowhere")).map(drop).unwrap_err().to_string();
+        let error = try_build(&settings, Path::new("/nowhere"))
+            .map(drop)
+            .unwrap_err()
+            .to_string();
         error.replace(env!("CARGO_MANIFEST_DIR"), "[here]")
     };
     let empty = tempfile::NamedTempFile::new().unwrap();
@@ -71,7 +77,10 @@ async fn a_credential_that_cannot_be_had_is_named_with_what_to_do() {
 #[tokio::test]
 async fn a_look_says_what_is_wrong_and_how_to_mend_it() {
     let stub = Stub::start().await;
-    let local = build(&format!("provider = \"openai\"\nbase_url = \"{}\"", stub.url));
+    let local = build(&format!(
+        "provider = \"openai\"\nbase_url = \"{}\"",
+        stub.url
+    ));
     let provider = build(&anthropic(&stub.url));
     let mut table = String::new();
     let mut note = |name: &str, check: Check| {
@@ -83,17 +92,38 @@ async fn a_look_says_what_is_wrong_and_how_to_mend_it() {
     let asked = stub.take_asked().remove(0);
     assert_eq!(asked.path, "/v1/models");
     assert_eq!(asked.headers["x-api-key"], KEY);
-    stub.play(Play::anthropic_error(401, "authentication_error", &format!("invalid {KEY}")));
+    stub.play(Play::anthropic_error(
+        401,
+        "authentication_error",
+        &format!("invalid {KEY}"),
+    ));
     note("bad key", provider.check().await);
-    stub.play(Play::Http { status: 404, headers: vec![], body: String::new() });
+    stub.play(Play::Http {
+        status: 404,
+        headers: vec![],
+        body: String::new(),
+    });
     note("no list of models", local.check().await);
-    stub.play(Play::Http { status: 301, headers: vec![], body: String::new() });
+    stub.play(Play::Http {
+        status: 301,
+        headers: vec![("location", "https://elsewhere.example/".into())],
+        body: String::new(),
+    });
     note("moved", local.check().await);
-    stub.play(Play::Http { status: 500, headers: vec![], body: "broken".into() });
+    stub.play(Play::anthropic_error(401, "authentication_error", "no key"));
+    note("a key that is missing", local.check().await);
+    stub.play(Play::Http {
+        status: 500,
+        headers: vec![],
+        body: "broken".into(),
+    });
     note("broken", local.check().await);
     drop(stub);
     let gone = local.check().await;
-    assert!(gone.to_string().starts_with("127.0.0.1 does not answer"), "{gone}");
+    assert!(
+        gone.to_string().starts_with("127.0.0.1 does not answer"),
+        "{gone}"
+    );
     insta::assert_snapshot!(table);
 }
 
@@ -123,10 +153,17 @@ async fn the_key_is_in_no_log_and_no_debug_output() {
     let guard = tracing::subscriber::set_default(subscriber);
     tracing::trace!("the log is on");
     let stub = Stub::start().await;
-    for settings in [anthropic(&stub.url), anthropic(&stub.url).replace("anthropic", "openai")] {
+    for settings in [
+        anthropic(&stub.url),
+        anthropic(&stub.url).replace("anthropic", "openai"),
+    ] {
         let provider = build(&settings);
         assert!(!format!("{provider:?}").contains(KEY));
-        stub.play(Play::anthropic_error(401, "authentication_error", &format!("bad key {KEY}")));
+        stub.play(Play::anthropic_error(
+            401,
+            "authentication_error",
+            &format!("bad key {KEY}"),
+        ));
         let (sink, _received) = Sink::new();
         let request = Request::prompt("hi");
         let prompt: Prompt<'_> = prompt(&request, std::time::Duration::from_secs(60));

@@ -27,7 +27,11 @@ pub(crate) enum Play {
     /// A whole answer in these pieces, as the API that was asked would stream it.
     Answer(Vec<String>),
     /// This, as it is.
-    Http { status: u16, headers: Vec<(&'static str, String)>, body: String },
+    Http {
+        status: u16,
+        headers: Vec<(&'static str, String)>,
+        body: String,
+    },
     /// A 200 with these chunks, each sent by itself.
     Stream { chunks: Vec<Bytes>, end: End },
 }
@@ -71,7 +75,11 @@ impl Play {
     }
 
     pub(crate) fn json(status: u16, body: &Value) -> Self {
-        Self::Http { status, headers: Vec::new(), body: body.to_string() }
+        Self::Http {
+            status,
+            headers: Vec::new(),
+            body: body.to_string(),
+        }
     }
 
     /// The same with one more header.
@@ -85,7 +93,10 @@ impl Play {
     /// An error of Anthropic's API.
     pub(crate) fn anthropic_error(status: u16, kind: &str, message: &str) -> Self {
         let error = json!({"type": kind, "message": message});
-        Self::json(status, &json!({"type": "error", "error": error, "request_id": "req_1"}))
+        Self::json(
+            status,
+            &json!({"type": "error", "error": error, "request_id": "req_1"}),
+        )
     }
 
     /// An error of OpenAI's API.
@@ -95,7 +106,10 @@ impl Play {
     }
 
     pub(crate) fn stream(chunks: impl IntoIterator<Item = String>, end: End) -> Self {
-        Self::Stream { chunks: chunks.into_iter().map(Bytes::from).collect(), end }
+        Self::Stream {
+            chunks: chunks.into_iter().map(Bytes::from).collect(),
+            end,
+        }
     }
 }
 
@@ -146,9 +160,7 @@ pub(crate) fn openai_events(model: &str, pieces: &[String]) -> Vec<String> {
         });
         format!("data: {data}\n\n")
     };
-    let choice = |delta: Value, finish: Value| {
-        json!([{"index": 0, "delta": delta, "logprobs": null, "finish_reason": finish}])
-    };
+    let choice = |delta: Value, finish: Value| json!([{"index": 0, "delta": delta, "logprobs": null, "finish_reason": finish}]);
     let mut events: Vec<String> = pieces
         .iter()
         .map(|piece| chunk(choice(json!({"content": piece}), Value::Null), Value::Null))
@@ -180,7 +192,11 @@ impl Stub {
         let app = Router::new().fallback(serve).with_state(Arc::clone(&inner));
         let mut server = JoinSet::new();
         server.spawn(async move { axum::serve(listener, app).await.unwrap() });
-        Self { url, inner, _server: server }
+        Self {
+            url,
+            inner,
+            _server: server,
+        }
     }
 
     /// From now on, answer with this.
@@ -198,12 +214,6 @@ impl Stub {
         self.inner.asked.send_replace(Vec::new())
     }
 
-    /// Waits until it has been asked.
-    pub(crate) async fn is_asked(&self) {
-        let mut asked = self.inner.asked.subscribe();
-        within(asked.wait_for(|asked| !asked.is_empty())).await.unwrap();
-    }
-
     /// Waits until no client reads a stream any more.
     pub(crate) async fn is_alone(&self) {
         let mut open = self.inner.open.subscribe();
@@ -213,7 +223,9 @@ impl Stub {
 
 /// `work`, which has to be done in a time that is always enough.
 pub(crate) async fn within<T>(work: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(60), work).await.expect("this should be done by now")
+    tokio::time::timeout(Duration::from_secs(60), work)
+        .await
+        .expect("this should be done by now")
 }
 
 async fn serve(State(inner): State<Arc<Inner>>, request: Request) -> Response {
@@ -222,30 +234,44 @@ async fn serve(State(inner): State<Arc<Inner>>, request: Request) -> Response {
     if head.method == Method::HEAD {
         return Response::default();
     }
-    let body = axum::body::to_bytes(body, usize::MAX).await.unwrap_or_default();
+    let body = axum::body::to_bytes(body, usize::MAX)
+        .await
+        .unwrap_or_default();
     let body = serde_json::from_slice(&body).unwrap_or(Value::Null);
     let path = head.uri.path().to_owned();
-    let asked = Asked { path: path.clone(), headers: head.headers, body: body.clone() };
+    let asked = Asked {
+        path: path.clone(),
+        headers: head.headers,
+        body: body.clone(),
+    };
     inner.asked.send_modify(|all| all.push(asked));
     let play = inner.play.lock().unwrap().clone();
     match play {
-        Play::Http { status, headers, body } => {
+        Play::Http {
+            status,
+            headers,
+            body,
+        } => {
             let mut response = Response::builder().status(status);
             for (name, value) in headers {
                 response = response.header(name, value);
             }
             response.body(Body::from(body)).unwrap()
         }
-        Play::Answer(_) if head.method == Method::GET => {
-            Response::new(Body::from(json!({"object": "list", "data": []}).to_string()))
-        }
+        Play::Answer(_) if head.method == Method::GET => Response::new(Body::from(
+            json!({"object": "list", "data": []}).to_string(),
+        )),
         Play::Answer(pieces) => {
             let model = body["model"].as_str().unwrap_or("stub-1");
             let events = match path.ends_with("/chat/completions") {
                 true => openai_events(model, &pieces),
                 false => anthropic_events(model, &pieces),
             };
-            streamed(&inner, events.into_iter().map(Bytes::from).collect(), End::Whole)
+            streamed(
+                &inner,
+                events.into_iter().map(Bytes::from).collect(),
+                End::Whole,
+            )
         }
         Play::Stream { chunks, end } => streamed(&inner, chunks, end),
     }
@@ -277,7 +303,9 @@ fn streamed(inner: &Arc<Inner>, chunks: Vec<Bytes>, end: End) -> Response {
     });
     let mut response = Response::new(Body::from_stream(body));
     *response.status_mut() = StatusCode::OK;
-    response.headers_mut().insert("content-type", "text/event-stream".parse().unwrap());
+    response
+        .headers_mut()
+        .insert("content-type", "text/event-stream".parse().unwrap());
     response
 }
 

@@ -50,14 +50,28 @@ pub(crate) async fn run_for(provider: &Provider, request: &Request, timeout: Dur
     while let Some(delta) = received.recv().await {
         deltas.push(delta);
     }
-    let ran = Ran { outcome, deltas, started };
-    assert!(!format!("{:?}", ran.outcome).contains(KEY), "the key is shown: {:?}", ran.outcome);
+    let ran = Ran {
+        outcome,
+        deltas,
+        started,
+    };
+    assert!(
+        !format!("{:?}", ran.outcome).contains(KEY),
+        "the key is shown: {:?}",
+        ran.outcome
+    );
     ran
 }
 
 /// The first attempt of a job of its own.
 pub(crate) fn prompt(request: &Request, timeout: Duration) -> Prompt<'_> {
-    Prompt { job: JobId::generate(), attempt: 1, session: None, request, timeout }
+    Prompt {
+        job: JobId::generate(),
+        attempt: 1,
+        session: None,
+        request,
+        timeout,
+    }
 }
 
 /// Runs `request` and cancels it once `when` has seen the deltas that it waits for.
@@ -81,7 +95,11 @@ pub(crate) async fn cancel_when(
     };
     let running = provider.run(prompt(request, Duration::from_secs(60)), &cancel, &sink);
     let (outcome, ()) = tokio::join!(running, watch);
-    Ran { outcome, deltas, started }
+    Ran {
+        outcome,
+        deltas,
+        started,
+    }
 }
 
 impl Ran {
@@ -89,7 +107,11 @@ impl Ran {
     pub(crate) fn line(&self) -> String {
         match &self.outcome {
             Outcome::Completed(done) => {
-                assert_eq!(self.deltas.concat(), done.text, "the deltas are not the answer");
+                assert_eq!(
+                    self.deltas.concat(),
+                    done.text,
+                    "the deltas are not the answer"
+                );
                 format!(
                     "completed {:?} by {} because {}, {}",
                     done.text,
@@ -98,8 +120,15 @@ impl Ran {
                     usage(&done.usage)
                 )
             }
-            Outcome::Throttled { until, throttle, detail } => {
-                format!("throttled {throttle:?} until {}: {detail}", self.when(*until))
+            Outcome::Throttled {
+                until,
+                throttle,
+                detail,
+            } => {
+                format!(
+                    "throttled {throttle:?} until {}: {detail}",
+                    self.when(*until)
+                )
             }
             Outcome::Overloaded { until, detail } => {
                 format!("overloaded until {}: {detail}", self.when(*until))
@@ -129,7 +158,9 @@ impl Ran {
     }
 
     fn when(&self, until: Option<Time>) -> String {
-        let Some(until) = until else { return "-".into() };
+        let Some(until) = until else {
+            return "-".into();
+        };
         let text = until.to_string();
         if text.ends_with("-01T00:00:00.000Z") {
             return "the first of a month".into();
@@ -142,7 +173,9 @@ impl Ran {
 }
 
 fn usage(usage: &Usage) -> String {
-    let cost = usage.cost_microusd.map_or_else(String::new, |cost| format!(", {cost} microusd"));
+    let cost = usage
+        .cost_microusd
+        .map_or_else(String::new, |cost| format!(", {cost} microusd"));
     format!(
         "{} in (cache {} read, {} written), {} out{cost}",
         usage.input_tokens, usage.cache_read_tokens, usage.cache_write_tokens, usage.output_tokens
@@ -157,21 +190,41 @@ pub(crate) fn in_seconds(seconds: u64) -> String {
 /// Whether this process is there and does something: one that is dead and not yet waited for
 /// by its parent does not.
 pub(crate) fn is_running(id: u32) -> bool {
-    let Ok(stat) = std::fs::read_to_string(format!("/proc/{id}/stat")) else { return false };
+    let Ok(stat) = std::fs::read_to_string(format!("/proc/{id}/stat")) else {
+        return false;
+    };
     let state = stat.rsplit(')').next().unwrap_or_default().trim_start();
     !state.starts_with(['Z', 'X'])
 }
 
 /// The processes that have this text in their environment.
 pub(crate) fn processes_with(text: &str) -> Vec<u32> {
+    processes("environ", text)
+}
+
+/// The processes that were started by this command line.
+pub(crate) fn processes_running(command: &str) -> Vec<u32> {
+    processes("cmdline", command)
+}
+
+/// The processes that have this text in a file of theirs, in which a NUL stands for a space.
+fn processes(file: &str, text: &str) -> Vec<u32> {
     let processes = std::fs::read_dir("/proc").unwrap();
     processes
         .flatten()
         .filter_map(|process| process.file_name().to_str()?.parse().ok())
         .filter(|id| {
-            std::fs::read(format!("/proc/{id}/environ")).is_ok_and(|environment| {
-                String::from_utf8_lossy(&environment).contains(text) && is_running(*id)
+            std::fs::read(format!("/proc/{id}/{file}")).is_ok_and(|found| {
+                let found = String::from_utf8_lossy(&found).replace('\0', " ");
+                found.contains(text) && is_running(*id)
             })
         })
         .collect()
+}
+
+/// Waits until `condition` holds: of another process, nothing tells when it does.
+pub(crate) async fn until(condition: impl Fn() -> bool) {
+    while !condition() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }

@@ -37,7 +37,11 @@ const LARGE: usize = 256 * 1024;
 /// One job or many.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(untagged)]
-#[expect(dead_code, reason = "it says in the API's document what the body may be")]
+#[expect(
+    dead_code,
+    clippy::large_enum_variant,
+    reason = "it only says in the API's document what the body may be"
+)]
 enum NewJobs {
     /// One job.
     One(NewJob),
@@ -150,17 +154,34 @@ pub(super) async fn retry_job(
     let key = idempotency::key(&headers)?;
     let job = jobs::find_to_change(&edge, &caller, id.job()).await?;
     if !job.state.is_terminal() {
-        let detail = format!("the job is {}; cancel it first, or wait for its end", job.state);
+        let detail = format!(
+            "the job is {}; cancel it first, or wait for its end",
+            job.state
+        );
         return Err(ApiError::new(Code::NotEnded, detail));
     }
     let (span, traceparent) = edge.trace(&headers);
     let retry = async {
         let request = edge.truth(edge.app.store.request(job.id)).await?;
         let request = request.ok_or_else(|| ApiError::internal("a job has no request"))?;
-        let idempotency = key.map(|key| idempotency::of(key, &("retry", job.id))).transpose()?;
+        let idempotency = key
+            .map(|key| idempotency::of(key, &("retry", job.id)))
+            .transpose()?;
         let client = job.client.clone();
-        let rows = vec![NewRow { traceparent, ..again(&edge.app, job, request)? }];
-        keep(&edge, client, Checked { rows, is_array: false, idempotency }).await
+        let rows = vec![NewRow {
+            traceparent,
+            ..again(&edge.app, job, request)?
+        }];
+        keep(
+            &edge,
+            client,
+            Checked {
+                rows,
+                is_array: false,
+                idempotency,
+            },
+        )
+        .await
     };
     retry.instrument(span).await
 }
@@ -175,7 +196,11 @@ impl Edge {
 fn check(app: &App, bytes: &[u8], key: Option<String>) -> Result<Checked, ApiError> {
     let api = &app.config.api;
     let now = clock::now();
-    let rules = Rules { max_prompt_bytes: api.max_prompt_bytes, accounts: &app.accounts, now };
+    let rules = Rules {
+        max_prompt_bytes: api.max_prompt_bytes,
+        accounts: &app.accounts,
+        now,
+    };
     let is_array = bytes.trim_ascii_start().first() == Some(&b'[');
     if !is_array {
         let job = json::parse(bytes, PhantomData::<NewJob>, Code::InvalidJob)?;
@@ -184,18 +209,33 @@ fn check(app: &App, bytes: &[u8], key: Option<String>) -> Result<Checked, ApiErr
             Ok(row) => vec![row],
             Err(flaws) => return Err(flaws.into()),
         };
-        return Ok(Checked { rows, is_array, idempotency });
+        return Ok(Checked {
+            rows,
+            is_array,
+            idempotency,
+        });
     }
-    let jobs = json::parse(bytes, json::AtMost::<NewJob>::new(api.max_jobs_per_submit), Code::InvalidJob)?;
+    let jobs = json::parse(
+        bytes,
+        json::AtMost::<NewJob>::new(api.max_jobs_per_submit),
+        Code::InvalidJob,
+    )?;
     if jobs.total > jobs.elements.len() {
         let (most, total) = (jobs.elements.len(), jobs.total);
-        let detail = format!("the array has {total} jobs; the most is {most}; nothing was accepted");
+        let detail =
+            format!("the array has {total} jobs; the most is {most}; nothing was accepted");
         return Err(ApiError::new(Code::TooManyJobs, detail));
     }
     if jobs.total == 0 {
-        return Err(ApiError::field(Code::InvalidJob, "body", "is an array without a job"));
+        return Err(ApiError::field(
+            Code::InvalidJob,
+            "body",
+            "is an array without a job",
+        ));
     }
-    let idempotency = key.map(|key| idempotency::of(key, &jobs.elements)).transpose()?;
+    let idempotency = key
+        .map(|key| idempotency::of(key, &jobs.elements))
+        .transpose()?;
     let mut rows = Vec::with_capacity(jobs.total);
     let mut flaws = Flaws::default();
     for (index, job) in jobs.elements.into_iter().enumerate() {
@@ -208,7 +248,11 @@ fn check(app: &App, bytes: &[u8], key: Option<String>) -> Result<Checked, ApiErr
         }
     }
     flaws.refuse()?;
-    Ok(Checked { rows, is_array, idempotency })
+    Ok(Checked {
+        rows,
+        is_array,
+        idempotency,
+    })
 }
 
 /// The row of a job that tries an ended one again.
@@ -236,10 +280,17 @@ fn again(app: &App, job: JobView, request: domain::Request) -> Result<NewRow, Ap
 
 /// Keeps the jobs, or finds those that the same request brought before.
 async fn keep(edge: &Edge, client: String, checked: Checked) -> Result<Response, ApiError> {
-    let Checked { rows, is_array, idempotency } = checked;
-    let fresh: Vec<(JobId, JobState)> =
-        rows.iter().map(|row| (row.id, JobState::Queued)).collect();
-    let submission = Submission { client, rows, idempotency };
+    let Checked {
+        rows,
+        is_array,
+        idempotency,
+    } = checked;
+    let fresh: Vec<(JobId, JobState)> = rows.iter().map(|row| (row.id, JobState::Queued)).collect();
+    let submission = Submission {
+        client,
+        rows,
+        idempotency,
+    };
     let answer = tokio::time::timeout(PATIENCE, edge.app.submitter.submit(submission)).await;
     let (jobs, replayed) = match answer.map_err(|_| ApiError::submit_unknown())?? {
         Submitted::Accepted => (fresh, false),
@@ -251,11 +302,18 @@ async fn keep(edge: &Edge, client: String, checked: Checked) -> Result<Response,
     };
     let mut receipts = jobs
         .into_iter()
-        .map(|(id, state)| Receipt { id, state, url: format!("/api/jobs/{id}") })
+        .map(|(id, state)| Receipt {
+            id,
+            state,
+            url: format!("/api/jobs/{id}"),
+        })
         .collect::<Vec<_>>();
     let mut headers = HeaderMap::new();
     if let [only] = receipts.as_slice() {
-        headers.insert(header::LOCATION, HeaderValue::try_from(&only.url).map_err(ApiError::internal)?);
+        headers.insert(
+            header::LOCATION,
+            HeaderValue::try_from(&only.url).map_err(ApiError::internal)?,
+        );
     }
     if replayed {
         headers.insert(REPLAYED, HeaderValue::from_static("true"));
@@ -271,12 +329,16 @@ async fn keep(edge: &Edge, client: String, checked: Checked) -> Result<Response,
 }
 
 async fn states_of(edge: &Edge, ids: &[JobId]) -> Result<Vec<(JobId, JobState)>, ApiError> {
-    let states: std::collections::HashMap<JobId, JobState> =
-        edge.truth(edge.app.store.states(ids)).await?.into_iter().collect();
+    let states: std::collections::HashMap<JobId, JobState> = edge
+        .truth(edge.app.store.states(ids))
+        .await?
+        .into_iter()
+        .collect();
     ids.iter()
         .map(|id| {
             let state = states.get(id).copied();
-            let state = state.ok_or_else(|| ApiError::internal("a job of an idempotency key is gone"))?;
+            let state =
+                state.ok_or_else(|| ApiError::internal("a job of an idempotency key is gone"))?;
             Ok((*id, state))
         })
         .collect()

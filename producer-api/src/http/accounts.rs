@@ -31,7 +31,10 @@ pub(super) async fn list_accounts(
 ) -> Result<Json<AccountList>, ApiError> {
     let now = clock::now();
     let rows = edge.truth(edge.app.store.accounts()).await?;
-    let accounts = rows.into_iter().map(|row| view(row, &edge.app.workers, now)).collect();
+    let accounts = rows
+        .into_iter()
+        .map(|row| view(row, &edge.app.workers, now))
+        .collect();
     Ok(Json(AccountList { accounts }))
 }
 
@@ -104,7 +107,8 @@ async fn set(
 ) -> Result<Json<AccountView>, ApiError> {
     caller.needs(Scope::Operate)?;
     let account = find(edge, name).await?.account.id;
-    edge.truth(edge.app.store.set_standing(&account, standing, reason)).await?;
+    edge.truth(edge.app.store.set_standing(&account, standing, reason))
+        .await?;
     tracing::info!(%account, standing = standing.as_str(), by = %caller.0.name, "an account was set");
     edge.app.backlog.wake();
     let row = find(edge, name).await?;
@@ -113,13 +117,24 @@ async fn set(
 
 async fn find(edge: &Edge, name: &str) -> Result<AccountRow, ApiError> {
     let rows = edge.truth(edge.app.store.accounts()).await?;
-    rows.into_iter().find(|row| row.account.id.as_str() == name).ok_or_else(|| {
-        ApiError::new(Code::NoSuchAccount, format!("there is no account `{}`", clip(name)))
-    })
+    rows.into_iter()
+        .find(|row| row.account.id.as_str() == name)
+        .ok_or_else(|| {
+            ApiError::new(
+                Code::NoSuchAccount,
+                format!("there is no account `{}`", clip(name)),
+            )
+        })
 }
 
 fn view(row: AccountRow, workers: &Workers, now: Time) -> AccountView {
-    let AccountRow { account, standing, in_flight, cooldown_until, reason } = row;
+    let AccountRow {
+        account,
+        standing,
+        in_flight,
+        cooldown_until,
+        reason,
+    } = row;
     let cooldown_until = cooldown_until.filter(|until| *until > now);
     // What was the reason of a cooldown that is over is none any more.
     let is_out = standing != Standing::Active || cooldown_until.is_some();

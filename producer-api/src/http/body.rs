@@ -46,7 +46,11 @@ impl Bodies {
     /// Bodies of at most `limit` bytes, each read within `patience`.
     pub(super) fn new(limit: usize, patience: std::time::Duration) -> Self {
         let room = Arc::new(Semaphore::new(limit.max(MOST).div_ceil(UNIT)));
-        Self { limit, patience, room }
+        Self {
+            limit,
+            patience,
+            room,
+        }
     }
 
     /// Reads a body of JSON.
@@ -74,7 +78,9 @@ impl Bodies {
                 let words = format!("the body broke off: {}", clip(&error.to_string()));
                 ApiError::new(Code::BadBody, words)
             })?;
-            let Ok(data) = frame.into_data() else { continue };
+            let Ok(data) = frame.into_data() else {
+                continue;
+            };
             let size = first.len() + whole.len() + data.len();
             if size > self.limit {
                 return Err(self.too_large());
@@ -92,7 +98,11 @@ impl Bodies {
                 whole.extend_from_slice(&data);
             }
         }
-        let bytes = if whole.is_empty() { first } else { whole.freeze() };
+        let bytes = if whole.is_empty() {
+            first
+        } else {
+            whole.freeze()
+        };
         Ok(Payload { bytes, room })
     }
 
@@ -106,9 +116,16 @@ impl Bodies {
         if missing == 0 {
             return Ok(());
         }
-        let more = self.room.clone().try_acquire_many_owned(missing).map_err(|_| {
-            ApiError::new(Code::Busy, "too many large requests at once; try again, or send less")
-        })?;
+        let more = self
+            .room
+            .clone()
+            .try_acquire_many_owned(missing)
+            .map_err(|_| {
+                ApiError::new(
+                    Code::Busy,
+                    "too many large requests at once; try again, or send less",
+                )
+            })?;
         match room {
             Some(room) => room.merge(more),
             None => *room = Some(more),
@@ -117,7 +134,10 @@ impl Bodies {
     }
 
     fn too_large(&self) -> ApiError {
-        let detail = format!("the body is longer than {} bytes; send less at once", self.limit);
+        let detail = format!(
+            "the body is longer than {} bytes; send less at once",
+            self.limit
+        );
         ApiError::new(Code::BodyTooLarge, detail)
     }
 }
@@ -126,16 +146,18 @@ impl Bodies {
 fn json_is_declared(headers: &HeaderMap) -> Result<(), ApiError> {
     let kind = single(headers, header::CONTENT_TYPE)?;
     if !kind.is_some_and(is_json) {
-        let kind = kind.map_or("nothing".into(), |kind| clip(&String::from_utf8_lossy(kind.as_bytes())));
+        let kind = kind.map_or("nothing".into(), |kind| {
+            clip(&String::from_utf8_lossy(kind.as_bytes()))
+        });
         let detail = format!(
             "the Content-Type is `{kind}`; send `application/json` (curl: -H 'Content-Type: application/json')"
         );
         return Err(ApiError::new(Code::UnsupportedMediaType, detail));
     }
     match single(headers, header::CONTENT_ENCODING)? {
-        Some(encoding) if !encoding.as_bytes().eq_ignore_ascii_case(b"identity") => {
-            Err(ApiError::new(Code::UnsupportedMediaType, "send the body uncompressed"))
-        }
+        Some(encoding) if !encoding.as_bytes().eq_ignore_ascii_case(b"identity") => Err(
+            ApiError::new(Code::UnsupportedMediaType, "send the body uncompressed"),
+        ),
         _ => Ok(()),
     }
 }
@@ -143,7 +165,10 @@ fn json_is_declared(headers: &HeaderMap) -> Result<(), ApiError> {
 /// `application/json` or `…/…+json`, with any parameters.
 fn is_json(kind: &HeaderValue) -> bool {
     let kind = kind.as_bytes();
-    let end = kind.iter().position(|byte| *byte == b';').unwrap_or(kind.len());
+    let end = kind
+        .iter()
+        .position(|byte| *byte == b';')
+        .unwrap_or(kind.len());
     let essence = kind[..end].trim_ascii().to_ascii_lowercase();
     essence == b"application/json" || (essence.ends_with(b"+json") && essence.contains(&b'/'))
 }
@@ -196,21 +221,27 @@ mod tests {
         let large = || pieces(MOST / (1 << 20) / 2, 1 << 20);
         let first = bodies.read(&headers(), large()).await.unwrap();
         let second = bodies.read(&headers(), large()).await.unwrap();
-        let refused = bodies.read(&headers(), pieces(1, SMALL + 1)).await.unwrap_err();
+        let refused = bodies
+            .read(&headers(), pieces(1, SMALL + 1))
+            .await
+            .unwrap_err();
         assert_eq!(refused.code(), Code::Busy);
         assert!(bodies.read(&headers(), pieces(1, SMALL)).await.is_ok());
         drop((first, second));
         assert!(bodies.read(&headers(), pieces(1, SMALL + 1)).await.is_ok());
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_body_that_never_ends_is_given_up() {
-        let bodies = Bodies::new(1 << 20, Duration::from_secs(5));
+        let bodies = Bodies::new(1 << 20, Duration::from_millis(100));
         let drip = stream::repeat(()).then(|()| async {
-            tokio::time::sleep(Duration::from_secs(1)).await;
+            tokio::time::sleep(Duration::from_millis(10)).await;
             Ok::<_, Infallible>(Bytes::from_static(b" "))
         });
-        let refused = bodies.read(&headers(), Body::from_stream(drip)).await.unwrap_err();
+        let refused = bodies
+            .read(&headers(), Body::from_stream(drip))
+            .await
+            .unwrap_err();
         assert_eq!(refused.code(), Code::RequestTimeout);
     }
 

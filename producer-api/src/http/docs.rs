@@ -1,6 +1,9 @@
 //! The API's document (OpenAPI 3.1), made from the handlers, and the page to try it.
 
-use axum::{Router, http::{HeaderValue, header}};
+use axum::{
+    Router,
+    http::{HeaderValue, header},
+};
 use tower::ServiceBuilder;
 use utoipa::{
     Modify, OpenApi,
@@ -61,7 +64,10 @@ pub(super) fn base() -> openapi::OpenApi {
 /// Adds to each operation what is the same for all.
 pub(super) fn complete(mut document: openapi::OpenApi) -> openapi::OpenApi {
     for item in document.paths.paths.values_mut() {
-        for operation in [&mut item.get, &mut item.post, &mut item.delete].into_iter().flatten() {
+        for operation in [&mut item.get, &mut item.post, &mut item.delete]
+            .into_iter()
+            .flatten()
+        {
             add_common_problems(operation);
             for (status, response) in &mut operation.responses.responses {
                 if let RefOr::T(response) = response
@@ -69,7 +75,9 @@ pub(super) fn complete(mut document: openapi::OpenApi) -> openapi::OpenApi {
                     && response.content.is_empty()
                 {
                     let problem = RefOr::T(Content::new(Some(Ref::from_schema_name("Problem"))));
-                    response.content.insert("application/problem+json".into(), problem);
+                    response
+                        .content
+                        .insert("application/problem+json".into(), problem);
                 }
             }
         }
@@ -82,26 +90,44 @@ fn add_common_problems(operation: &mut Operation) {
         return;
     }
     for (status, codes) in [
-        ("400", "`bad_parameter`, `bad_id`, `bad_cursor`, `bad_header`, `duplicate_header`, \
-                 `malformed_json`, `bad_body`"),
+        (
+            "400",
+            "`bad_parameter`, `bad_id`, `bad_cursor`, `bad_header`, `duplicate_header`, \
+                 `malformed_json`, `bad_body`",
+        ),
         ("401", "`unauthorized`"),
         ("403", "`forbidden`"),
         ("500", "`internal`"),
-        ("503", "`truth_unavailable`, `busy`; try again after `Retry-After`"),
+        (
+            "503",
+            "`truth_unavailable`, `busy`; try again after `Retry-After`",
+        ),
     ] {
         let responses = &mut operation.responses.responses;
-        responses.entry(status.into()).or_insert_with(|| RefOr::T(Response::new(codes)));
+        responses
+            .entry(status.into())
+            .or_insert_with(|| RefOr::T(Response::new(codes)));
     }
 }
 
 /// The document, and the page to try it. The page asks nobody else about it.
 pub(super) fn page<S: Clone + Send + Sync + 'static>(document: openapi::OpenApi) -> Router<S> {
-    let config = Config::default().validator_url("none").try_it_out_enabled(true);
-    let page: Router<S> = SwaggerUi::new("/docs").url(DOCUMENT, document).config(config).into();
-    page.layer(ServiceBuilder::new().map_response(|mut response: axum::response::Response| {
-        let headers = response.headers_mut();
-        headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
-        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private, max-age=600"));
-        response
-    }))
+    let config = Config::default()
+        .validator_url("none")
+        .try_it_out_enabled(true);
+    let page: Router<S> = SwaggerUi::new("/docs")
+        .url(DOCUMENT, document)
+        .config(config)
+        .into();
+    page.layer(
+        ServiceBuilder::new().map_response(|mut response: axum::response::Response| {
+            let headers = response.headers_mut();
+            headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
+            headers.insert(
+                header::CACHE_CONTROL,
+                HeaderValue::from_static("private, max-age=600"),
+            );
+            response
+        }),
+    )
 }

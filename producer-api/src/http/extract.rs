@@ -25,7 +25,11 @@ pub(super) fn single(
     let mut values = headers.get_all(&name).iter();
     let first = values.next();
     if values.next().is_some() {
-        return Err(ApiError::field(Code::DuplicateHeader, name.as_str(), "was given twice"));
+        return Err(ApiError::field(
+            Code::DuplicateHeader,
+            name.as_str(),
+            "was given twice",
+        ));
     }
     Ok(first)
 }
@@ -37,7 +41,11 @@ pub(super) struct Caller(pub(super) Client);
 impl Caller {
     /// Refuses a caller who may not do what needs `scope`.
     pub(super) fn needs(&self, scope: Scope) -> Result<(), ApiError> {
-        if self.0.may(scope) { Ok(()) } else { Err(ApiError::forbidden(scope)) }
+        if self.0.may(scope) {
+            Ok(())
+        } else {
+            Err(ApiError::forbidden(scope))
+        }
     }
 }
 
@@ -80,7 +88,8 @@ impl<S: Send + Sync> FromRequestParts<S> for Id {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
-        let bad = |text: &str| ApiError::new(Code::BadId, format!("`{}` is not a UUID", clip(text)));
+        let bad =
+            |text: &str| ApiError::new(Code::BadId, format!("`{}` is not a UUID", clip(text)));
         let text = match Path::<String>::from_request_parts(parts, state).await {
             Ok(Path(text)) => text,
             Err(_) => return Err(bad("?")),
@@ -117,7 +126,9 @@ impl<'a> Params<'a> {
 
     /// The parameter's value.
     pub(super) fn get(&self, name: &str) -> Option<&str> {
-        self.iter().find(|(other, _)| *other == name).map(|(_, value)| value)
+        self.iter()
+            .find(|(other, _)| *other == name)
+            .map(|(_, value)| value)
     }
 
     /// The parameter's value, parsed; one that does not parse is refused in its own words.
@@ -126,7 +137,9 @@ impl<'a> Params<'a> {
         name: &str,
         words: impl FnOnce(&str, T::Err) -> String,
     ) -> Result<Option<T>, ApiError> {
-        let Some(text) = self.get(name) else { return Ok(None) };
+        let Some(text) = self.get(name) else {
+            return Ok(None);
+        };
         match text.parse() {
             Ok(value) => Ok(Some(value)),
             Err(error) => Err(bad_parameter(name, &words(text, error))),
@@ -135,13 +148,18 @@ impl<'a> Params<'a> {
 
     /// All of them, in order.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0.iter().map(|(name, value)| (name.as_ref(), value.as_ref()))
+        self.0
+            .iter()
+            .map(|(name, value)| (name.as_ref(), value.as_ref()))
     }
 }
 
 /// A query parameter is wrong.
 pub(super) fn bad_parameter(name: &str, detail: &str) -> ApiError {
-    let field = FieldError { field: clip(name), detail: clip(detail) };
+    let field = FieldError {
+        field: clip(name),
+        detail: clip(detail),
+    };
     let whole = format!("the parameter `{}` {}", field.field, field.detail);
     ApiError::new(Code::BadParameter, whole).with(vec![field])
 }
@@ -153,9 +171,10 @@ pub(super) fn wait(query: Option<&str>, most: Span) -> Result<Option<Span>, ApiE
         format!("is `{text}`, not a span of time; write for example 30s")
     })?;
     match wait {
-        Some(wait) if wait > most => {
-            Err(bad_parameter("wait", &format!("is {wait}; the most is {most}")))
-        }
+        Some(wait) if wait > most => Err(bad_parameter(
+            "wait",
+            &format!("is {wait}; the most is {most}"),
+        )),
         wait => Ok(wait),
     }
 }

@@ -59,7 +59,9 @@ async fn look(app: &App, before: Option<&Health>) -> Health {
         Live::Redis(_) => "redis",
         Live::Memory(_) => "memory",
     };
-    let was_up = |name: &str| before.is_none_or(|health| health.planes.get(name).is_none_or(|plane| plane.up));
+    let was_up = |name: &str| {
+        before.is_none_or(|health| health.planes.get(name).is_none_or(|plane| plane.up))
+    };
     let (truth, work, live) = tokio::join!(
         plane(TRUTH, app.store.kind(), was_up(TRUTH), app.store.ready()),
         plane("work", broker, was_up("work"), app.broker.ready()),
@@ -71,7 +73,11 @@ async fn look(app: &App, before: Option<&Health>) -> Health {
         (true, true) => HealthStatus::Ok,
     };
     let planes = BTreeMap::from([truth, work, live]);
-    Health { status, planes, version: env!("CARGO_PKG_VERSION").into() }
+    Health {
+        status,
+        planes,
+        version: env!("CARGO_PKG_VERSION").into(),
+    }
 }
 
 async fn plane<E: fmt::Display>(
@@ -91,7 +97,14 @@ async fn plane<E: fmt::Display>(
         _ => {}
     }
     let error = problem.map(|(words, _)| words.to_owned());
-    (name.into(), PlaneHealth { kind: kind.into(), up: error.is_none(), error })
+    (
+        name.into(),
+        PlaneHealth {
+            kind: kind.into(),
+            up: error.is_none(),
+            error,
+        },
+    )
 }
 
 /// Whether the process runs at all.

@@ -21,7 +21,9 @@ const MOST: usize = 255;
 
 /// The key that came with a request: a quoted string, as the draft has it, or the bare key.
 pub(super) fn key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
-    let Some(value) = single(headers, KEY)? else { return Ok(None) };
+    let Some(value) = single(headers, KEY)? else {
+        return Ok(None);
+    };
     match read(value.as_bytes()) {
         Some(key) => Ok(Some(key)),
         None => {
@@ -48,7 +50,9 @@ fn unquote(quoted: &[u8]) -> Option<String> {
     let mut bytes = quoted.iter().copied();
     while let Some(byte) = bytes.next() {
         match byte {
-            b'\\' => key.push(char::from(bytes.next().filter(|byte| b"\"\\".contains(byte))?)),
+            b'\\' => key.push(char::from(
+                bytes.next().filter(|byte| b"\"\\".contains(byte))?,
+            )),
             b'"' => return None,
             b' '..=b'~' => key.push(char::from(byte)),
             _ => return None,
@@ -61,7 +65,10 @@ fn unquote(quoted: &[u8]) -> Option<String> {
 /// space and the order of fields make no difference.
 pub(super) fn of(key: String, request: &impl Serialize) -> Result<Idempotency, ApiError> {
     let request = serde_json::to_vec(request).map_err(ApiError::internal)?;
-    Ok(Idempotency { key, fingerprint: hex::encode(Sha256::digest(request)) })
+    Ok(Idempotency {
+        key,
+        fingerprint: hex::encode(Sha256::digest(request)),
+    })
 }
 
 #[cfg(test)]

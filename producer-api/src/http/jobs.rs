@@ -47,7 +47,9 @@ pub(super) async fn get_job(
     RawQuery(query): RawQuery,
 ) -> Result<Json<JobView>, ApiError> {
     let wait = extract::wait(query.as_deref(), edge.app.config.api.max_wait)?;
-    let Some(wait) = wait else { return find(&edge, id.job()).await.map(Json) };
+    let Some(wait) = wait else {
+        return find(&edge, id.job()).await.map(Json);
+    };
     // Before looking, or its end may be missed.
     let mut waiter = edge.app.waiters.wait_for(id.job());
     let job = find(&edge, id.job()).await?;
@@ -90,8 +92,17 @@ pub(super) async fn list_jobs(
     RawQuery(query): RawQuery,
 ) -> Result<Json<JobPage>, ApiError> {
     let asked = list::parse(query.as_deref())?;
-    let page = edge.truth(edge.app.store.jobs(&asked.filter, asked.cursor, asked.limit)).await?;
-    Ok(Json(JobPage { jobs: page.jobs, next_cursor: page.next.map(list::cursor) }))
+    let page = edge
+        .truth(
+            edge.app
+                .store
+                .jobs(&asked.filter, asked.cursor, asked.limit),
+        )
+        .await?;
+    Ok(Json(JobPage {
+        jobs: page.jobs,
+        next_cursor: page.next.map(list::cursor),
+    }))
 }
 
 /// Cancel a job.
@@ -118,7 +129,9 @@ pub(super) async fn cancel_job(
     let status = match cancelled.ok_or_else(|| no_such_job(job))? {
         Err(refused) => return Err(ApiError::new(Code::AlreadyEnded, refused.to_string())),
         Ok((_, _, true)) => {
-            edge.app.ended(std::iter::once((job, JobState::Cancelled))).await;
+            edge.app
+                .ended(std::iter::once((job, JobState::Cancelled)))
+                .await;
             StatusCode::OK
         }
         Ok((_, attempt, false)) => {
@@ -135,7 +148,9 @@ pub(super) async fn cancel_job(
 }
 
 async fn find(edge: &Edge, id: JobId) -> Result<JobView, ApiError> {
-    edge.truth(edge.app.store.job(id)).await?.ok_or_else(|| no_such_job(id))
+    edge.truth(edge.app.store.job(id))
+        .await?
+        .ok_or_else(|| no_such_job(id))
 }
 
 /// The job, for someone who wants to change something about it: its own client, or an operator.

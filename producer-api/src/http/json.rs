@@ -15,7 +15,9 @@ where
     S: DeserializeSeed<'a> + Copy,
 {
     let mut json = serde_json::Deserializer::from_slice(bytes);
-    let parsed = seed.deserialize(&mut json).and_then(|value| json.end().map(|()| value));
+    let parsed = seed
+        .deserialize(&mut json)
+        .and_then(|value| json.end().map(|()| value));
     parsed.map_err(|error| explain(bytes, seed, &error, invalid))
 }
 
@@ -25,16 +27,25 @@ where
     S: DeserializeSeed<'a>,
 {
     if bytes.trim_ascii().is_empty() {
-        return ApiError::new(Code::MalformedJson, "the body is empty; send a JSON document");
+        return ApiError::new(
+            Code::MalformedJson,
+            "the body is empty; send a JSON document",
+        );
     }
     if !error.is_data() {
         return ApiError::new(Code::MalformedJson, format!("the body is no JSON: {error}"));
     }
     let mut track = Track::new();
     let mut json = serde_json::Deserializer::from_slice(bytes);
-    drop(seed.deserialize(serde_path_to_error::Deserializer::new(&mut json, &mut track)));
+    drop(seed.deserialize(serde_path_to_error::Deserializer::new(
+        &mut json, &mut track,
+    )));
     let path = track.path().to_string();
-    let field = if path == "." { "body".into() } else { clip(&path) };
+    let field = if path == "." {
+        "body".into()
+    } else {
+        clip(&path)
+    };
     let detail = clip(&plain_words(&error.to_string()));
     let whole = format!("{field}: {detail}");
     ApiError::new(invalid, whole).with(vec![FieldError { field, detail }])
@@ -53,7 +64,9 @@ fn plain_words(message: &str) -> String {
         ("expected enum", "expected one of its names, not"),
     ];
     // Only the end is serde's own: what stands before may be the client's text.
-    let Some(at) = message.rfind(", expected ") else { return message.to_owned() };
+    let Some(at) = message.rfind(", expected ") else {
+        return message.to_owned();
+    };
     let (before, mut after) = (&message[..at], message[at..].to_owned());
     for (rust, json) in WORDS {
         after = after.replace(rust, json);
@@ -86,7 +99,10 @@ pub(super) struct Kept<T> {
 
 impl<T> AtMost<T> {
     pub(super) fn new(most: usize) -> Self {
-        Self { most, element: std::marker::PhantomData }
+        Self {
+            most,
+            element: std::marker::PhantomData,
+        }
     }
 }
 
@@ -110,7 +126,12 @@ impl<'de, T: de::Deserialize<'de>> Visitor<'de> for AtMost<T> {
         while elements.len() < self.most {
             match array.next_element()? {
                 Some(element) => elements.push(element),
-                None => return Ok(Kept { total: elements.len(), elements }),
+                None => {
+                    return Ok(Kept {
+                        total: elements.len(),
+                        elements,
+                    });
+                }
             }
         }
         let mut total = elements.len();
@@ -132,7 +153,8 @@ mod tests {
     #[test]
     fn what_is_wrong_is_said_and_where() {
         let check = |body: &str, code: Code, field: &str, words: &str| {
-            let error = parse(body.as_bytes(), PhantomData::<NewJob>, Code::InvalidJob).unwrap_err();
+            let error =
+                parse(body.as_bytes(), PhantomData::<NewJob>, Code::InvalidJob).unwrap_err();
             let said = format!("{error:?}");
             assert_eq!(error.code(), code, "{body}: {said}");
             let fields: Vec<&str> = error.errors().iter().map(|e| e.field.as_str()).collect();
@@ -142,31 +164,110 @@ mod tests {
         check("", Code::MalformedJson, "", "empty");
         check(" \n", Code::MalformedJson, "", "empty");
         check("{", Code::MalformedJson, "", "line 1 column 1");
-        check("{\"prompt\": \"a\",\n \"model\" 1}", Code::MalformedJson, "", "line 2 column 10");
-        check("{\"prompt\": \"a\"} x", Code::MalformedJson, "", "trailing characters");
-        check("{\"prompt\": \"\\ud800\"}", Code::MalformedJson, "", "line 1");
+        check(
+            "{\"prompt\": \"a\",\n \"model\" 1}",
+            Code::MalformedJson,
+            "",
+            "line 2 column 10",
+        );
+        check(
+            "{\"prompt\": \"a\"} x",
+            Code::MalformedJson,
+            "",
+            "trailing characters",
+        );
+        check(
+            "{\"prompt\": \"\\ud800\"}",
+            Code::MalformedJson,
+            "",
+            "line 1",
+        );
         check("7", Code::InvalidJob, "body", "expected an object");
         check("\"x\"", Code::InvalidJob, "body", "expected an object");
-        check("{\"prompt\": 1}", Code::InvalidJob, "prompt", "expected a string");
-        check("{\"promt\": \"a\"}", Code::InvalidJob, "promt", "unknown field `promt`");
-        check("{\"prompt\": \"a\", \"prompt\": \"b\"}", Code::InvalidJob, "body", "duplicate field `prompt`");
-        check("{\"priority\": \"high\"}", Code::InvalidJob, "priority", "expected a whole number");
-        check("{\"priority\": 70000}", Code::InvalidJob, "priority", "expected a whole number");
-        check("{\"run_at\": \"soon\"}", Code::InvalidJob, "run_at", "RFC 3339");
+        check(
+            "{\"prompt\": 1}",
+            Code::InvalidJob,
+            "prompt",
+            "expected a string",
+        );
+        check(
+            "{\"promt\": \"a\"}",
+            Code::InvalidJob,
+            "promt",
+            "unknown field `promt`",
+        );
+        check(
+            "{\"prompt\": \"a\", \"prompt\": \"b\"}",
+            Code::InvalidJob,
+            "body",
+            "duplicate field `prompt`",
+        );
+        check(
+            "{\"priority\": \"high\"}",
+            Code::InvalidJob,
+            "priority",
+            "expected a whole number",
+        );
+        check(
+            "{\"priority\": 70000}",
+            Code::InvalidJob,
+            "priority",
+            "expected a whole number",
+        );
+        check(
+            "{\"run_at\": \"soon\"}",
+            Code::InvalidJob,
+            "run_at",
+            "RFC 3339",
+        );
         check("{\"timeout\": 30}", Code::InvalidJob, "timeout", "expected");
-        check("{\"delivery\": \"twice\"}", Code::InvalidJob, "delivery", "at_most_once");
-        check("{\"account\": \"Not An Id\"}", Code::InvalidJob, "account", "lower-case");
-        check("{\"tags\": {}}", Code::InvalidJob, "tags", "expected an array");
-        check("{\"params\": []}", Code::InvalidJob, "params", "expected an object");
-        check("{\"metadata\": {\"a\": 1}}", Code::InvalidJob, "metadata.a", "expected a string");
-        check("{\"messages\": [\"x\"]}", Code::InvalidJob, "messages[0]", "expected an object");
+        check(
+            "{\"delivery\": \"twice\"}",
+            Code::InvalidJob,
+            "delivery",
+            "at_most_once",
+        );
+        check(
+            "{\"account\": \"Not An Id\"}",
+            Code::InvalidJob,
+            "account",
+            "lower-case",
+        );
+        check(
+            "{\"tags\": {}}",
+            Code::InvalidJob,
+            "tags",
+            "expected an array",
+        );
+        check(
+            "{\"params\": []}",
+            Code::InvalidJob,
+            "params",
+            "expected an object",
+        );
+        check(
+            "{\"metadata\": {\"a\": 1}}",
+            Code::InvalidJob,
+            "metadata.a",
+            "expected a string",
+        );
+        check(
+            "{\"messages\": [\"x\"]}",
+            Code::InvalidJob,
+            "messages[0]",
+            "expected an object",
+        );
         check(
             "{\"messages\": [{\"role\": \"user\"}]}",
-            Code::InvalidJob, "messages[0]", "missing field `content`",
+            Code::InvalidJob,
+            "messages[0]",
+            "missing field `content`",
         );
         check(
             "{\"messages\": [{\"role\": \"robot\", \"content\": \"\"}]}",
-            Code::InvalidJob, "messages[0].role", "unknown variant `robot`",
+            Code::InvalidJob,
+            "messages[0].role",
+            "unknown variant `robot`",
         );
     }
 
@@ -187,8 +288,7 @@ mod tests {
     #[test]
     fn a_long_text_in_the_wrong_place_is_not_repeated() {
         let body = format!("{{\"messages\": \"{}\"}}", "x".repeat(100_000));
-        let error =
-            parse(body.as_bytes(), PhantomData::<NewJob>, Code::InvalidJob).unwrap_err();
+        let error = parse(body.as_bytes(), PhantomData::<NewJob>, Code::InvalidJob).unwrap_err();
         let detail = &error.errors()[0].detail;
         assert!(detail.len() < 400 && detail.contains("x…"), "{detail}");
     }

@@ -39,7 +39,9 @@ pub(super) async fn list_keys(
 ) -> Result<Json<KeyList>, ApiError> {
     caller.needs(Scope::Admin)?;
     let rows = edge.truth(edge.app.store.keys()).await?;
-    Ok(Json(KeyList { keys: rows.into_iter().map(auth::view).collect() }))
+    Ok(Json(KeyList {
+        keys: rows.into_iter().map(auth::view).collect(),
+    }))
 }
 
 /// Make an API key.
@@ -65,13 +67,23 @@ pub(super) async fn create_key(
     caller.needs(Scope::Admin)?;
     let (parts, body) = request.into_parts();
     let payload = edge.bodies.read(&parts.headers, body).await?;
-    let NewKey { name, scopes } =
-        check(json::parse(&payload.bytes, PhantomData::<NewKey>, Code::InvalidKey)?)?;
+    let NewKey { name, scopes } = check(json::parse(
+        &payload.bytes,
+        PhantomData::<NewKey>,
+        Code::InvalidKey,
+    )?)?;
     let minted = MintedKey::generate(name, scopes, clock::now());
-    edge.truth(edge.app.store.insert_key(&minted.row, &minted.hash)).await?;
+    edge.truth(edge.app.store.insert_key(&minted.row, &minted.hash))
+        .await?;
     tracing::info!(key = %minted.row.id, name = minted.row.name, by = %caller.0.name, "a key was made");
     let key = minted.secret.expose_secret().to_owned();
-    Ok((StatusCode::CREATED, Json(CreatedKey { key, view: auth::view(minted.row) })))
+    Ok((
+        StatusCode::CREATED,
+        Json(CreatedKey {
+            key,
+            view: auth::view(minted.row),
+        }),
+    ))
 }
 
 /// Revoke an API key.
@@ -93,15 +105,19 @@ pub(super) async fn revoke_key(
     _: NoParams,
 ) -> Result<StatusCode, ApiError> {
     caller.needs(Scope::Admin)?;
-    match edge.truth(edge.app.store.revoke_key(id, clock::now())).await? {
+    match edge
+        .truth(edge.app.store.revoke_key(id, clock::now()))
+        .await?
+    {
         Revoked::Done => {
             edge.app.keys.forget(id);
             tracing::info!(key = %id, by = %caller.0.name, "a key was revoked");
             Ok(StatusCode::NO_CONTENT)
         }
-        Revoked::Unknown => {
-            Err(ApiError::new(Code::NoSuchKey, format!("there is no valid key {id}")))
-        }
+        Revoked::Unknown => Err(ApiError::new(
+            Code::NoSuchKey,
+            format!("there is no valid key {id}"),
+        )),
         Revoked::LastAdmin => {
             let detail = "this is the last key that may make keys; make another admin key first";
             Err(ApiError::new(Code::LastAdminKey, detail))
@@ -113,10 +129,16 @@ pub(super) async fn revoke_key(
 fn check(mut key: NewKey) -> Result<NewKey, ApiError> {
     let mut errors = Vec::new();
     let mut wrong = |field: &str, detail: String| {
-        errors.push(FieldError { field: field.into(), detail });
+        errors.push(FieldError {
+            field: field.into(),
+            detail,
+        });
     };
     if key.name.trim() != key.name || key.name.is_empty() {
-        wrong("name", "is empty, or begins or ends with white space".into());
+        wrong(
+            "name",
+            "is empty, or begins or ends with white space".into(),
+        );
     }
     if key.name.chars().count() > MOST_NAME {
         wrong("name", format!("is longer than {MOST_NAME} characters"));
@@ -125,7 +147,10 @@ fn check(mut key: NewKey) -> Result<NewKey, ApiError> {
         wrong("name", "holds a character that cannot be printed".into());
     }
     if key.scopes.is_empty() {
-        wrong("scopes", "are none; there are read, submit, operate, admin".into());
+        wrong(
+            "scopes",
+            "are none; there are read, submit, operate, admin".into(),
+        );
     }
     key.scopes.sort_unstable();
     key.scopes.dedup();

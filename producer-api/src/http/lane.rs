@@ -25,37 +25,71 @@ pub(super) fn check(lane: &Lane, accounts: &[Account], flaws: &mut Flaws) {
         let (field, detail) = at_fault(lane, accounts);
         flaws.add(Code::NoSuchLane, field, detail);
     } else if lane.key().len() > MOST_KEY {
-        flaws.add(Code::InvalidJob, "model", "is too long, together with the tags");
+        flaws.add(
+            Code::InvalidJob,
+            "model",
+            "is too long, together with the tags",
+        );
     }
 }
 
 fn at_fault(lane: &Lane, accounts: &[Account]) -> (&'static str, String) {
     if accounts.is_empty() {
-        return ("account", "there is no account at all; add one to sluice.toml".into());
+        return (
+            "account",
+            "there is no account at all; add one to sluice.toml".into(),
+        );
     }
     let (candidates, who) = match &lane.account {
-        None => (accounts.iter().collect::<Vec<_>>(), "no account has".to_owned()),
+        None => (
+            accounts.iter().collect::<Vec<_>>(),
+            "no account has".to_owned(),
+        ),
         Some(pinned) => match accounts.iter().find(|account| account.id == *pinned) {
-            Some(account) => (vec![account], format!("the account `{pinned}` does not have")),
+            Some(account) => (
+                vec![account],
+                format!("the account `{pinned}` does not have"),
+            ),
             None => {
                 let known = list(accounts.iter().map(|account| account.id.as_str()));
-                return ("account", format!("there is no account `{pinned}`; there are {known}"));
+                return (
+                    "account",
+                    format!("there is no account `{pinned}`; there are {known}"),
+                );
             }
         },
     };
     if let Some(model) = &lane.model
         && !candidates.iter().any(|account| account.offers(model))
     {
-        let known = list(candidates.iter().flat_map(|account| account.models.iter().map(String::as_str)));
-        return ("model", format!("{who} the model `{}`; there are {known}", clip(model)));
+        let known = list(
+            candidates
+                .iter()
+                .flat_map(|account| account.models.iter().map(String::as_str)),
+        );
+        return (
+            "model",
+            format!("{who} the model `{}`; there are {known}", clip(model)),
+        );
     }
     let carried = |tag: &String| candidates.iter().any(|account| account.tags.contains(tag));
     if let Some(tag) = lane.tags.iter().find(|tag| !carried(tag)) {
-        let known = list(candidates.iter().flat_map(|account| account.tags.iter().map(String::as_str)));
-        return ("tags", format!("{who} the tag `{}`; there are {known}", clip(tag)));
+        let known = list(
+            candidates
+                .iter()
+                .flat_map(|account| account.tags.iter().map(String::as_str)),
+        );
+        return (
+            "tags",
+            format!("{who} the tag `{}`; there are {known}", clip(tag)),
+        );
     }
     // Each part can be had, but not all from one account.
-    let model = if lane.model.is_some() { " together with the model" } else { "" };
+    let model = if lane.model.is_some() {
+        " together with the model"
+    } else {
+        ""
+    };
     ("tags", format!("no account has all of these tags{model}"))
 }
 
@@ -64,8 +98,16 @@ fn list<'a>(names: impl Iterator<Item = &'a str>) -> String {
     if names.is_empty() {
         return "none".into();
     }
-    let shown: Vec<String> = names.iter().take(MOST_LISTED).map(|name| format!("`{name}`")).collect();
+    let shown: Vec<String> = names
+        .iter()
+        .take(MOST_LISTED)
+        .map(|name| format!("`{name}`"))
+        .collect();
     let rest = names.len() - shown.len();
-    let more = if rest > 0 { format!(" and {rest} more") } else { String::new() };
+    let more = if rest > 0 {
+        format!(" and {rest} more")
+    } else {
+        String::new()
+    };
     format!("{}{more}", shown.join(", "))
 }

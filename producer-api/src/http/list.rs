@@ -17,7 +17,9 @@ const MOST_METADATA: usize = 32;
 /// What a cursor begins with, so that another kind can be told from it.
 const CURSOR: u8 = 1;
 
-const NAMES: [&str; 8] = ["state", "account", "client", "model", "from", "to", "limit", "cursor"];
+const NAMES: [&str; 8] = [
+    "state", "account", "client", "model", "from", "to", "limit", "cursor",
+];
 
 /// A list that was asked for.
 #[derive(Debug)]
@@ -30,11 +32,16 @@ pub(super) struct Listing {
 /// Reads the query of a list.
 pub(super) fn parse(query: Option<&str>) -> Result<Listing, ApiError> {
     let params = Params::parse(query, |name| {
-        NAMES.contains(&name) || name.strip_prefix("metadata.").is_some_and(|key| !key.is_empty())
+        NAMES.contains(&name)
+            || name
+                .strip_prefix("metadata.")
+                .is_some_and(|key| !key.is_empty())
     })?;
     let time = |name| {
         params.parsed::<Time>(name, |text, _| {
-            format!("is `{text}`, not a time; write for example 2026-11-23T20:00:00Z (a `+` as %2B)")
+            format!(
+                "is `{text}`, not a time; write for example 2026-11-23T20:00:00Z (a `+` as %2B)"
+            )
         })
     };
     let text = |name| match params.get(name) {
@@ -45,10 +52,17 @@ pub(super) fn parse(query: Option<&str>) -> Result<Listing, ApiError> {
         .parsed("limit", |text, _| format!("is `{text}`, not a number"))?
         .unwrap_or(DEFAULT_LIMIT);
     if !(1..=MOST).contains(&limit) {
-        return Err(bad_parameter("limit", &format!("is {limit}; it goes from 1 to {MOST}")));
+        return Err(bad_parameter(
+            "limit",
+            &format!("is {limit}; it goes from 1 to {MOST}"),
+        ));
     }
     let filter = Filter {
-        states: params.get("state").map(states).transpose()?.unwrap_or_default(),
+        states: params
+            .get("state")
+            .map(states)
+            .transpose()?
+            .unwrap_or_default(),
         account: params.parsed("account", |_, error| format!("cannot be: {error}"))?,
         client: text("client")?,
         model: text("model")?,
@@ -56,7 +70,11 @@ pub(super) fn parse(query: Option<&str>) -> Result<Listing, ApiError> {
         from: time("from")?,
         to: time("to")?,
     };
-    Ok(Listing { filter, cursor: params.get("cursor").map(job_after).transpose()?, limit })
+    Ok(Listing {
+        filter,
+        cursor: params.get("cursor").map(job_after).transpose()?,
+        limit,
+    })
 }
 
 fn states(text: &str) -> Result<Vec<State>, ApiError> {
@@ -78,7 +96,10 @@ fn metadata(params: &Params<'_>) -> Result<Vec<(String, String)>, ApiError> {
         })
         .collect();
     if notes.len() > MOST_METADATA {
-        return Err(bad_parameter("metadata", &format!("is given more than {MOST_METADATA} times")));
+        return Err(bad_parameter(
+            "metadata",
+            &format!("is given more than {MOST_METADATA} times"),
+        ));
     }
     Ok(notes)
 }
@@ -115,7 +136,16 @@ mod tests {
     #[test]
     fn what_is_no_cursor_is_refused() {
         let good = cursor(JobId::generate());
-        for bad in ["", "x", "7", "!!!", &good[1..], &format!("{good}A"), "AQ", &cursor(JobId(Uuid::nil()))] {
+        for bad in [
+            "",
+            "x",
+            "7",
+            "!!!",
+            &good[1..],
+            &format!("{good}A"),
+            "AQ",
+            &cursor(JobId(Uuid::nil())),
+        ] {
             assert_eq!(job_after(bad).unwrap_err().code(), Code::BadCursor, "{bad}");
         }
     }
@@ -132,9 +162,15 @@ mod tests {
         assert_eq!(filter.account.unwrap().as_str(), "main");
         assert_eq!(filter.client.as_deref(), Some("ci"));
         assert_eq!(filter.model.as_deref(), Some("m/1"));
-        assert_eq!(filter.metadata, [("team".into(), "a b".into()), ("x".into(), String::new())]);
+        assert_eq!(
+            filter.metadata,
+            [("team".into(), "a b".into()), ("x".into(), String::new())]
+        );
         assert_eq!(filter.from.unwrap().to_string(), "2026-11-23T20:00:00.000Z");
-        assert_eq!((filter.to, listing.cursor, listing.limit), (None, None, 500));
+        assert_eq!(
+            (filter.to, listing.cursor, listing.limit),
+            (None, None, 500)
+        );
         assert_eq!(parse(None).unwrap().limit, DEFAULT_LIMIT);
     }
 

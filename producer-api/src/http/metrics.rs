@@ -54,9 +54,10 @@ pub(super) struct Responses([Counter; 5]);
 
 impl Default for Responses {
     fn default() -> Self {
-        Self(["1xx", "2xx", "3xx", "4xx", "5xx"].map(|class| {
-            metrics::counter!("sluice_http_responses_total", "class" => class)
-        }))
+        Self(
+            ["1xx", "2xx", "3xx", "4xx", "5xx"]
+                .map(|class| metrics::counter!("sluice_http_responses_total", "class" => class)),
+        )
     }
 }
 
@@ -76,6 +77,9 @@ impl Responses {
 )]
 pub(super) async fn metrics(State(edge): State<Arc<Edge>>) -> Response {
     edge.gauges.refresh(&edge.app).await;
-    let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
+    let kind = [(
+        header::CONTENT_TYPE,
+        "text/plain; version=0.0.4; charset=utf-8",
+    )];
     (kind, edge.app.metrics.render()).into_response()
 }

@@ -42,7 +42,12 @@ use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use self::{body::Bodies, health::Checkup, metrics::{Gauges, Responses}, problem::ApiError};
+use self::{
+    body::Bodies,
+    health::Checkup,
+    metrics::{Gauges, Responses},
+    problem::ApiError,
+};
 use crate::{app::App, store::StoreError};
 
 /// How long a request waits for the truth plane. It answers in milliseconds or not at all.
@@ -66,7 +71,13 @@ impl Edge {
     fn new(app: Arc<App>, shutdown: CancellationToken) -> Self {
         let api = &app.config.api;
         let bodies = Bodies::new(api.max_body_bytes, api.request_timeout.0);
-        Self { bodies, checkup: Checkup::default(), gauges: Gauges::default(), shutdown, app }
+        Self {
+            bodies,
+            checkup: Checkup::default(),
+            gauges: Gauges::default(),
+            shutdown,
+            app,
+        }
     }
 
     /// Asks the truth plane, with patience.
@@ -128,26 +139,35 @@ fn api() -> OpenApiRouter<Arc<Edge>> {
 
 fn router(edge: Arc<Edge>) -> Router {
     let (router, document) = api().split_for_parts();
-    let responses = Responses::default();
-    router
+    let router = router
         .route("/", get(pages::home))
         .route(problem::PAGE, get(pages::problems))
         .merge(docs::page(docs::complete(document)))
         .fallback(problem::no_such_route)
-        .method_not_allowed_fallback(problem::method_not_allowed)
-        .layer(
-            ServiceBuilder::new()
-                .map_response(move |response| finish(response, &responses))
-                .layer(CatchPanicLayer::custom(problem::panicked)),
-        )
-        .with_state(edge)
+        .method_not_allowed_fallback(problem::method_not_allowed);
+    wrap(router).with_state(edge)
+}
+
+/// What stands around every route.
+fn wrap<S: Clone + Send + Sync + 'static>(router: Router<S>) -> Router<S> {
+    let responses = Responses::default();
+    router.layer(
+        ServiceBuilder::new()
+            .map_response(move |response| finish(response, &responses))
+            .layer(CatchPanicLayer::custom(problem::panicked)),
+    )
 }
 
 /// What every answer carries: nobody guesses at its type, and nobody keeps it but who says so.
 fn finish<B>(mut response: Response<B>, responses: &Responses) -> Response<B> {
     responses.count(response.status());
     let headers = response.headers_mut();
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    headers.insert(
+        header::X_CONTENT_TYPE_OPTIONS,
+        HeaderValue::from_static("nosniff"),
+    );
+    headers
+        .entry(header::CACHE_CONTROL)
+        .or_insert(HeaderValue::from_static("no-store"));
     response
 }

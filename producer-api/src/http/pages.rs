@@ -28,9 +28,14 @@ pub(super) async fn home(headers: HeaderMap) -> impl IntoResponse {
     let host = headers
         .get(header::HOST)
         .and_then(|host| host.to_str().ok())
-        .filter(|host| host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-:[]".contains(&byte)))
+        .filter(|host| {
+            host.bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b".-:[]".contains(&byte))
+        })
         .unwrap_or(USUAL_HOST);
-    let page = HOME.replace("{version}", env!("CARGO_PKG_VERSION")).replace("{host}", host);
+    let page = HOME
+        .replace("{version}", env!("CARGO_PKG_VERSION"))
+        .replace("{host}", host);
     (HEADERS, Html(page))
 }
 

@@ -138,14 +138,22 @@ impl ApiError {
         };
         let header =
             retry_after.map(|seconds| (header::RETRY_AFTER, HeaderValue::from_static(seconds)));
-        Self(Box::new(Refusal { code, detail: detail.into(), errors: Vec::new(), header }))
+        Self(Box::new(Refusal {
+            code,
+            detail: detail.into(),
+            errors: Vec::new(),
+            header,
+        }))
     }
 
     /// A refusal for one field, with that field's words as the whole's.
     pub(super) fn field(code: Code, field: &str, detail: impl fmt::Display) -> Self {
         let detail = clip(&detail.to_string());
         let whole = format!("{}: {detail}", clip(field));
-        Self::new(code, whole).with(vec![FieldError { field: clip(field), detail }])
+        Self::new(code, whole).with(vec![FieldError {
+            field: clip(field),
+            detail,
+        }])
     }
 
     /// Names the fields at fault.
@@ -162,7 +170,10 @@ impl ApiError {
 
     /// A fault of ours whose cause is in the log already.
     fn hidden() -> Self {
-        Self::new(Code::Internal, "Something went wrong inside Sluice; its log says what.")
+        Self::new(
+            Code::Internal,
+            "Something went wrong inside Sluice; its log says what.",
+        )
     }
 
     /// No valid key came with the request.
@@ -178,7 +189,10 @@ impl ApiError {
     /// The key lacks a scope.
     pub(super) fn forbidden(needed: Scope) -> Self {
         let needed = scope_name(needed);
-        Self::new(Code::Forbidden, format!("this needs a key with the scope `{needed}`"))
+        Self::new(
+            Code::Forbidden,
+            format!("this needs a key with the scope `{needed}`"),
+        )
     }
 
     #[cfg(test)]
@@ -197,8 +211,14 @@ impl From<StoreError> for ApiError {
         match error {
             StoreError::Unavailable(cause) => {
                 // Health says it once; saying it for every request would bury all else.
-                tracing::debug!(cause, "a request was refused: the database cannot be reached");
-                Self::new(Code::TruthUnavailable, "The database cannot be reached now; try again.")
+                tracing::debug!(
+                    cause,
+                    "a request was refused: the database cannot be reached"
+                );
+                Self::new(
+                    Code::TruthUnavailable,
+                    "The database cannot be reached now; try again.",
+                )
             }
             StoreError::Internal(_) | StoreError::Config(_) => Self::internal(error),
         }
@@ -209,12 +229,16 @@ impl From<SubmitError> for ApiError {
     fn from(error: SubmitError) -> Self {
         match error {
             SubmitError::Unavailable(cause) => {
-                tracing::debug!(cause, "a submit was refused: the database cannot be reached");
+                tracing::debug!(
+                    cause,
+                    "a submit was refused: the database cannot be reached"
+                );
                 Self::submit_unknown()
             }
-            SubmitError::Busy => {
-                Self::new(Code::Busy, "More jobs came at once than can be kept in time; try again.")
-            }
+            SubmitError::Busy => Self::new(
+                Code::Busy,
+                "More jobs came at once than can be kept in time; try again.",
+            ),
             SubmitError::Internal(_) => Self::hidden(),
         }
     }
@@ -233,7 +257,12 @@ impl ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let Refusal { code, detail, errors, header } = *self.0;
+        let Refusal {
+            code,
+            detail,
+            errors,
+            header,
+        } = *self.0;
         let problem = Problem {
             r#type: format!("{PAGE}#{}", code.as_str()),
             title: code.title().into(),
@@ -272,7 +301,10 @@ pub(super) fn clip(text: &str) -> String {
 /// The answer for a path that is none.
 pub(super) async fn no_such_route(uri: Uri) -> ApiError {
     let path = clip(uri.path());
-    ApiError::new(Code::NoSuchRoute, format!("there is nothing at {path}; /docs lists what is"))
+    ApiError::new(
+        Code::NoSuchRoute,
+        format!("there is nothing at {path}; /docs lists what is"),
+    )
 }
 
 /// The answer for a path with another method; the router adds `Allow`.
@@ -282,7 +314,10 @@ pub(super) async fn method_not_allowed(method: Method, uri: Uri) -> ApiError {
 }
 
 /// The answer when a handler panicked.
-#[expect(clippy::needless_pass_by_value, reason = "tower-http gives it by value")]
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "tower-http gives it by value"
+)]
 pub(super) fn panicked(cause: Box<dyn Any + Send>) -> Response {
     let text = cause
         .downcast_ref::<&str>()

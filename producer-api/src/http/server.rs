@@ -69,8 +69,14 @@ pub(super) async fn run(
     }
     drop((listener, router));
     connections.close();
-    if tokio::time::timeout(DRAIN, connections.wait()).await.is_err() {
-        tracing::warn!(connections = connections.len(), "connections are cut at shutdown");
+    if tokio::time::timeout(DRAIN, connections.wait())
+        .await
+        .is_err()
+    {
+        tracing::warn!(
+            connections = connections.len(),
+            "connections are cut at shutdown"
+        );
         abandon.cancel();
         connections.wait().await;
     }
@@ -98,7 +104,12 @@ fn is_of_one_client(error: &io::Error) -> bool {
 }
 
 /// Serves one connection to its end.
-async fn serve(stream: TcpStream, http: http1::Builder, router: Router, shutdown: CancellationToken) {
+async fn serve(
+    stream: TcpStream,
+    http: http1::Builder,
+    router: Router,
+    shutdown: CancellationToken,
+) {
     let service = service_fn(move |request: Request<Incoming>| router.clone().call(request));
     let mut connection = http.serve_connection(TokioIo::new(stream), service);
     let served = tokio::select! {
@@ -111,14 +122,16 @@ async fn serve(stream: TcpStream, http: http1::Builder, router: Router, shutdown
     let parts = connection.into_parts();
     let mut stream = parts.io.into_inner();
     match served {
-        Ok(()) => {}
-        // An idle connection that is closed owes nobody an explanation.
+        // At shutdown what is left is idle, or has said all that it had to say.
+        Ok(()) if shutdown.is_cancelled() => {}
+        Ok(()) => linger(stream).await,
+        // A connection that is closed while idle owes nobody an explanation.
         Err(error) if error.is_timeout() && !parts.read_buf.is_empty() => {
             say_timeout(&mut stream).await;
+            linger(stream).await;
         }
         Err(error) => tracing::debug!(%error, "a connection failed"),
     }
-    linger(stream).await;
 }
 
 /// hyper has no answer for a head that does not come.
@@ -126,8 +139,14 @@ async fn say_timeout(stream: &mut TcpStream) {
     let detail = "the head of the request did not come whole in time";
     let answer = ApiError::new(Code::RequestTimeout, detail).into_response();
     let (parts, body) = answer.into_parts();
-    let body = axum::body::to_bytes(body, usize::MAX).await.unwrap_or_default();
-    let mut text = format!("HTTP/1.1 {}\r\nconnection: close\r\ncontent-length: {}\r\n", parts.status, body.len());
+    let body = axum::body::to_bytes(body, usize::MAX)
+        .await
+        .unwrap_or_default();
+    let mut text = format!(
+        "HTTP/1.1 {}\r\nconnection: close\r\ncontent-length: {}\r\n",
+        parts.status,
+        body.len()
+    );
     for (name, value) in &parts.headers {
         text += &format!("{name}: {}\r\n", String::from_utf8_lossy(value.as_bytes()));
     }

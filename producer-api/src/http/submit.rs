@@ -58,13 +58,22 @@ pub(super) struct Flaws(Vec<Flaw>);
 impl Flaws {
     pub(super) fn add(&mut self, code: Code, field: impl Into<String>, detail: impl Into<String>) {
         if !self.is_full() {
-            self.0.push(Flaw { code, field: clip(&field.into()), detail: detail.into() });
+            self.0.push(Flaw {
+                code,
+                field: clip(&field.into()),
+                detail: detail.into(),
+            });
         }
     }
 
     /// Takes over the flaws of job `index` of an array.
     pub(super) fn of_element(&mut self, index: usize, flaws: Flaws) {
-        for Flaw { code, field, detail } in flaws.0 {
+        for Flaw {
+            code,
+            field,
+            detail,
+        } in flaws.0
+        {
             self.add(code, format!("[{index}].{field}"), detail);
         }
     }
@@ -76,7 +85,11 @@ impl Flaws {
 
     /// All is well, or a refusal that names every flaw.
     pub(super) fn refuse(self) -> Result<(), ApiError> {
-        if self.0.is_empty() { Ok(()) } else { Err(self.into()) }
+        if self.0.is_empty() {
+            Ok(())
+        } else {
+            Err(self.into())
+        }
     }
 
     fn invalid(&mut self, field: impl Into<String>, detail: impl Into<String>) {
@@ -91,7 +104,11 @@ impl Flaws {
     }
 
     fn nul(&mut self, field: impl Into<String>) {
-        self.add(Code::InvalidCharacter, field, "holds a NUL character, which cannot be kept");
+        self.add(
+            Code::InvalidCharacter,
+            field,
+            "holds a NUL character, which cannot be kept",
+        );
     }
 
     /// A short text: not empty, at most `most` characters.
@@ -114,7 +131,11 @@ impl From<Flaws> for ApiError {
             many => format!(" (and {} more mistakes)", many - 1),
         };
         let (code, whole) = match flaws.first() {
-            Some(Flaw { code, field, detail }) => (*code, format!("{field}: {detail}{others}")),
+            Some(Flaw {
+                code,
+                field,
+                detail,
+            }) => (*code, format!("{field}: {detail}{others}")),
             None => (Code::InvalidJob, "the job cannot be".into()),
         };
         let error = |Flaw { field, detail, .. }| FieldError { field, detail };
@@ -126,15 +147,27 @@ impl From<Flaws> for ApiError {
 pub(super) fn row(job: NewJob, id: JobId, rules: &Rules<'_>) -> Result<NewRow, Flaws> {
     let mut flaws = Flaws::default();
     let system = job.system.filter(|system| !system.is_empty());
-    let field = if job.prompt.is_some() { "prompt" } else { "messages" };
+    let field = if job.prompt.is_some() {
+        "prompt"
+    } else {
+        "messages"
+    };
     let messages = conversation(job.prompt, job.messages, &mut flaws);
     check_text(field, &messages, system.as_deref(), rules, &mut flaws);
-    check_names(job.model.as_deref(), job.session.as_deref(), &job.tags, &mut flaws);
+    check_names(
+        job.model.as_deref(),
+        job.session.as_deref(),
+        &job.tags,
+        &mut flaws,
+    );
     check_params(&job.params, &mut flaws);
     check_metadata(&job.metadata, &mut flaws);
     let priority = job.priority.unwrap_or(0);
     if !(-MOST_PRIORITY..=MOST_PRIORITY).contains(&priority) {
-        flaws.invalid("priority", format!("is {priority}; it goes from -100 to 100"));
+        flaws.invalid(
+            "priority",
+            format!("is {priority}; it goes from -100 to 100"),
+        );
     }
     let timeout = job.timeout.unwrap_or(DEFAULT_TIMEOUT);
     if !(LEAST_TIMEOUT..=MOST_TIMEOUT).contains(&timeout) {
@@ -142,7 +175,10 @@ pub(super) fn row(job: NewJob, id: JobId, rules: &Rules<'_>) -> Result<NewRow, F
     }
     let max_attempts = job.max_attempts.unwrap_or(DEFAULT_ATTEMPTS);
     if !(1..=MOST_ATTEMPTS).contains(&max_attempts) {
-        flaws.invalid("max_attempts", format!("is {max_attempts}; it goes from 1 to 100"));
+        flaws.invalid(
+            "max_attempts",
+            format!("is {max_attempts}; it goes from 1 to 100"),
+        );
     }
     let run_at = due(job.run_at, job.delay, rules.now, &mut flaws);
     if let Some(expires_at) = job.expires_at {
@@ -172,7 +208,12 @@ pub(super) fn row(job: NewJob, id: JobId, rules: &Rules<'_>) -> Result<NewRow, F
         metadata: metadata_text(job.metadata),
         retry_of: None,
         traceparent: None,
-        request: Request { messages, system, model: job.model, params: job.params },
+        request: Request {
+            messages,
+            system,
+            model: job.model,
+            params: job.params,
+        },
     })
 }
 
@@ -194,7 +235,10 @@ fn conversation(
             if prompt.trim().is_empty() {
                 flaws.invalid("prompt", "is empty");
             }
-            vec![Message { role: Role::User, content: prompt }]
+            vec![Message {
+                role: Role::User,
+                content: prompt,
+            }]
         }
         (None, Some(messages)) => {
             check_messages(&messages, flaws);
@@ -236,7 +280,10 @@ fn check_text(
     let of_messages: usize = messages.iter().map(|message| message.content.len()).sum();
     let size = of_messages + system.map_or(0, str::len);
     if size > rules.max_prompt_bytes {
-        let detail = format!("is {size} bytes in all; the most is {}", rules.max_prompt_bytes);
+        let detail = format!(
+            "is {size} bytes in all; the most is {}",
+            rules.max_prompt_bytes
+        );
         flaws.add(Code::PromptTooLarge, field, detail);
         return;
     }
@@ -258,7 +305,10 @@ fn check_names(model: Option<&str>, session: Option<&str>, tags: &[String], flaw
         flaws.name("session", session, MOST_NAME);
     }
     if tags.len() > MOST_TAGS {
-        flaws.invalid("tags", format!("are {}; the most is {MOST_TAGS}", tags.len()));
+        flaws.invalid(
+            "tags",
+            format!("are {}; the most is {MOST_TAGS}", tags.len()),
+        );
         return;
     }
     for (index, tag) in tags.iter().enumerate() {
@@ -272,9 +322,15 @@ fn check_params(params: &Map<String, Value>, flaws: &mut Flaws) {
     }
     let size = serde_json::to_string(params).map_or(usize::MAX, |text| text.len());
     if size > MOST_PARAMS {
-        flaws.invalid("params", format!("is {size} bytes of JSON; the most is {MOST_PARAMS}"));
+        flaws.invalid(
+            "params",
+            format!("is {size} bytes of JSON; the most is {MOST_PARAMS}"),
+        );
     }
-    if params.iter().any(|(name, value)| name.contains('\0') || holds_nul(value)) {
+    if params
+        .iter()
+        .any(|(name, value)| name.contains('\0') || holds_nul(value))
+    {
         flaws.nul("params");
     }
 }
@@ -283,14 +339,19 @@ fn holds_nul(value: &Value) -> bool {
     match value {
         Value::String(text) => text.contains('\0'),
         Value::Array(values) => values.iter().any(holds_nul),
-        Value::Object(map) => map.iter().any(|(key, value)| key.contains('\0') || holds_nul(value)),
+        Value::Object(map) => map
+            .iter()
+            .any(|(key, value)| key.contains('\0') || holds_nul(value)),
         Value::Null | Value::Bool(_) | Value::Number(_) => false,
     }
 }
 
 fn check_metadata(metadata: &BTreeMap<String, String>, flaws: &mut Flaws) {
     if metadata.len() > MOST_METADATA {
-        let detail = format!("has {} entries; the most is {MOST_METADATA}", metadata.len());
+        let detail = format!(
+            "has {} entries; the most is {MOST_METADATA}",
+            metadata.len()
+        );
         flaws.invalid("metadata", detail);
         return;
     }
@@ -328,4 +389,102 @@ fn due(run_at: Option<Time>, delay: Option<Span>, now: Time, flaws: &mut Flaws) 
         flaws.invalid(field, "is more than a year ahead");
     }
     due
+}
+
+#[cfg(test)]
+mod tests {
+    use sluice_shared::domain::Delivery;
+
+    use super::*;
+
+    const NOW: Time = Time::from_millis(1_800_000_000_000);
+
+    fn accept(job: NewJob) -> NewRow {
+        let mut account = Account {
+            id: "main".parse().unwrap(),
+            provider: "simulated".into(),
+            models: vec![],
+            tags: job.tags.clone(),
+            max_concurrency: 1,
+            weight: 1,
+        };
+        account.tags.push("more".into());
+        let rules = Rules {
+            max_prompt_bytes: 100,
+            accounts: &[account],
+            now: NOW,
+        };
+        row(job, JobId::generate(), &rules).unwrap()
+    }
+
+    fn prompt(text: &str) -> NewJob {
+        NewJob {
+            prompt: Some(text.into()),
+            ..NewJob::default()
+        }
+    }
+
+    #[test]
+    fn a_bare_prompt_has_defaults() {
+        let row = accept(prompt("hello"));
+        assert_eq!(row.request, Request::prompt("hello"));
+        assert_eq!(row.lane, Lane::default());
+        assert_eq!((row.run_at, row.expires_at, row.priority), (NOW, None, 0));
+        assert_eq!((row.timeout_ms, row.max_attempts), (600_000, 3));
+        assert_eq!(row.delivery, Delivery::AtLeastOnce);
+        assert_eq!((row.metadata.as_str(), row.session), ("{}", None));
+    }
+
+    #[test]
+    fn what_is_just_within_its_limits_is_accepted() {
+        let metadata = (0..MOST_METADATA).map(|n| {
+            let key = format!("{n:0>width$}", width = MOST_METADATA_KEY);
+            (key, "\u{fc}".repeat(MOST_METADATA_VALUE))
+        });
+        let params = Map::from_iter([("a".into(), "x".repeat(MOST_PARAMS - 8).into())]);
+        for timeout in [LEAST_TIMEOUT, MOST_TIMEOUT] {
+            let row = accept(NewJob {
+                system: Some("x".repeat(50)),
+                model: Some("m".repeat(MOST_NAME)),
+                params: params.clone(),
+                priority: Some(-MOST_PRIORITY),
+                delay: Some(Span(MOST_AHEAD)),
+                expires_at: Some(NOW + MOST_AHEAD + Duration::from_millis(1)),
+                timeout: Some(timeout),
+                max_attempts: Some(MOST_ATTEMPTS),
+                session: Some("\u{1f600}".repeat(MOST_NAME)),
+                tags: (0..MOST_TAGS).map(|n| format!("{n:0>64}")).collect(),
+                metadata: metadata.clone().collect(),
+                ..prompt(&"x".repeat(50))
+            });
+            assert_eq!(row.run_at, NOW + MOST_AHEAD);
+        }
+    }
+
+    #[test]
+    fn a_time_that_has_passed_means_at_once() {
+        let run_at = Some(Time::EPOCH);
+        assert_eq!(
+            accept(NewJob {
+                run_at,
+                ..prompt("a")
+            })
+            .run_at,
+            Time::EPOCH
+        );
+    }
+
+    #[test]
+    fn an_empty_system_prompt_is_none() {
+        let system = Some(String::new());
+        assert_eq!(
+            accept(NewJob {
+                system,
+                ..prompt("a")
+            })
+            .request
+            .system,
+            None
+        );
+    }
 }

@@ -37,12 +37,22 @@ pub(super) fn of_submit(active: bool, headers: &HeaderMap) -> (Span, Option<Stri
 /// `00-TRACE-PARENT-FLAGS` in lower-case hexadecimal, no id all zeros.
 fn is_valid(value: &str) -> bool {
     let parts: Vec<&str> = value.split('-').collect();
-    let [version, trace, parent, flags] = parts[..] else { return false };
+    let [version, trace, parent, flags] = parts[..] else {
+        return false;
+    };
     let hex = |part: &str, length: usize| {
-        part.len() == length && part.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+        part.len() == length
+            && part
+                .bytes()
+                .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
     };
     let some = |part: &str| part.bytes().any(|byte| byte != b'0');
-    version == "00" && hex(trace, 32) && some(trace) && hex(parent, 16) && some(parent) && hex(flags, 2)
+    version == "00"
+        && hex(trace, 32)
+        && some(trace)
+        && hex(parent, 16)
+        && some(parent)
+        && hex(flags, 2)
 }
 
 #[cfg(test)]
@@ -57,11 +67,26 @@ mod tests {
     fn only_a_valid_context_is_handed_on() {
         for (value, expected) in [
             (GOOD, true),
-            ("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7", false),
-            ("01-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", false),
-            ("00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01", false),
-            ("00-00000000000000000000000000000000-00f067aa0ba902b7-01", false),
-            ("00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01", false),
+            (
+                "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7",
+                false,
+            ),
+            (
+                "01-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+                false,
+            ),
+            (
+                "00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01",
+                false,
+            ),
+            (
+                "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
+                false,
+            ),
+            (
+                "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01",
+                false,
+            ),
             ("garbage", false),
             ("", false),
         ] {

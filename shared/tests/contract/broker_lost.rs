@@ -49,10 +49,11 @@ async fn a_lost_connection_comes_back_with_its_prefetch() {
     }
     holds(&site, &account, 5, 20).await;
     let held = take(&mut consumer, 5).await;
-    assert!(
-        held.iter()
-            .all(|delivery| delivery.redelivered && delivery.tag.epoch == 3)
-    );
+    let epoch = held[0].tag.epoch;
+    assert!(epoch > 0);
+    for delivery in &held {
+        assert_eq!((delivery.tag.epoch, delivery.redelivered), (epoch, true));
+    }
     // Publishing works again as well.
     dispatch(&worker, &attempts(&account, 10)).await;
     soon(worker.reply(&[reply(JobId::generate())]))

@@ -91,7 +91,7 @@ pub(super) fn configuration(file: Option<&Path>) -> (Option<Config>, Finding) {
     };
     let finding = match file {
         None => Finding::good(NAME, "no file; every setting has its default or is in the environment"),
-        Some(path) if holds_secrets(&config) && is_open(path) => Finding::notice(
+        Some(path) if holds_secrets(path) && is_open(path) => Finding::notice(
             NAME,
             format!("{} holds secrets, and others on this machine can read it", path.display()),
             format!("chmod 600 {}, or name the secrets by api_key_env or api_key_file", path.display()),
@@ -101,15 +101,19 @@ pub(super) fn configuration(file: Option<&Path>) -> (Option<Config>, Finding) {
     (Some(config), finding)
 }
 
-fn holds_secrets(config: &Config) -> bool {
+/// Whether the file itself has secrets in it, rather than names of where they are.
+fn holds_secrets(path: &Path) -> bool {
+    let Ok(text) = std::fs::read_to_string(path) else { return false };
+    let Ok(config) = Config::from_toml(&text) else { return false };
     let in_account = |account: &AccountConfig| match &account.provider {
         config::Provider::ClaudeCli(cli) => {
             cli.credential.value.is_some() || cli.oauth_token.value.is_some()
         }
         other => other.credential().is_some_and(|credential| credential.value.is_some()),
     };
+    let in_url = |url: &&SecretString| url.expose_secret().contains('@');
     config.accounts.values().any(in_account)
-        || [&config.postgres.url, &config.rabbitmq.url, &config.redis.url].into_iter().any(is_set)
+        || [&config.postgres.url, &config.rabbitmq.url, &config.redis.url].iter().any(in_url)
 }
 
 fn is_set(url: &SecretString) -> bool {
@@ -238,8 +242,9 @@ async fn check(id: &AccountId, account: &AccountConfig, home: &Home, most: usize
     let provider = match Provider::build(id, account, home.path(), most) {
         Ok(provider) => provider,
         Err(error) => {
-            let mend = "mend that key of the account in sluice.toml, or what it names";
-            return Finding::wrong(name, error.to_string(), mend);
+            let fallback = "mend that key of the account in sluice.toml";
+            let (problem, mend) = error.problem.split_once("; ").unwrap_or((&error.problem, fallback));
+            return Finding::wrong(name, format!("{}: {problem}", error.key), mend);
         }
     };
     match tokio::time::timeout(PATIENCE, provider.check()).await {

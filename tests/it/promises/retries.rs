@@ -94,7 +94,7 @@ argv = ["sh", "-c", "echo half an answer; echo no such luck >&2; exit 3"]
     let job = cluster.run(&NewJob { max_attempts: Some(1), ..prompt("x") }).await;
     assert_eq!((job.state, job.result.is_none()), (State::Failed, true));
     let error = job.error.unwrap();
-    assert!(error.message.contains("no such luck") && error.message.contains('3'), "{error:?}");
+    assert_eq!((error.code.as_str(), error.message.as_str()), ("exit_3", "no such luck"));
 }
 
 /// A program that notes each of its runs in a file and then takes its time.

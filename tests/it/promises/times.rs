@@ -20,11 +20,14 @@ async fn a_scheduled_job_waits_for_its_time(mode: Mode) {
     let by_time = cluster.submit(&NewJob { run_at: Some(at), ..prompt("at a time") }).await;
     let delay = "1500ms".parse().unwrap();
     let by_delay = cluster.submit(&NewJob { delay: Some(delay), ..prompt("after a delay") }).await;
+    let mut due = Vec::new();
     for id in [by_time, by_delay] {
         let waiting = cluster.job(id).await;
         assert_eq!((waiting.state, waiting.attempt), (State::Queued, 0));
-        let due = waiting.run_at.expect("a waiting job shows its time");
-        assert!(due >= at, "{waiting:?}");
+        due.push(waiting.run_at.expect("a waiting job shows its time"));
+    }
+    assert!(due[0] == at && due[1] >= at, "{due:?}");
+    for (id, due) in [by_time, by_delay].into_iter().zip(due) {
         let job = cluster.wait(id).await;
         assert_eq!(job.state, State::Succeeded);
         let begun = job.dispatched_at.unwrap();

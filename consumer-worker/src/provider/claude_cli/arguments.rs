@@ -6,10 +6,13 @@ use serde_json::Value;
 use sluice_shared::domain::{Outcome, Request};
 use tokio::process::Command;
 
-use super::{MAX_INPUT_BYTES, super::scratch::Scratch};
+use super::{super::scratch::Scratch, MAX_INPUT_BYTES};
 
 /// In place of the CLI's own system prompt, which describes a coding agent at length.
 const SYSTEM: &str = "You are a helpful assistant. Answer the user's message.";
+/// Calls of the model that a job with tools may make when it says nothing: each costs, and one
+/// whose tool always fails would go on until its timeout.
+const TURNS: u64 = 50;
 const MOST_TURNS: u64 = 1000;
 
 /// What of a request goes to the command line. The prompt itself never does, and neither does
@@ -21,7 +24,7 @@ pub(super) struct Arguments {
     system: Option<String>,
     /// Names of tools; empty for none.
     tools: Vec<String>,
-    turns: Option<u64>,
+    turns: u64,
 }
 
 impl Arguments {
@@ -32,11 +35,18 @@ impl Arguments {
         default_model: Option<&str>,
         allow_tools: bool,
     ) -> Result<Self, Outcome> {
-        let model = request.model.as_deref().or(default_model).map(str::to_owned);
+        let model = request
+            .model
+            .as_deref()
+            .or(default_model)
+            .map(str::to_owned);
         if let Some(model) = &model
             && (model.is_empty() || model.len() > 200 || model.contains(char::is_control))
         {
-            return Err(Outcome::rejected("invalid_model", "this is no model's name"));
+            return Err(Outcome::rejected(
+                "invalid_model",
+                "this is no model's name",
+            ));
         }
         let tools = tools(request.params.get("tools"))?;
         if !tools.is_empty() && !allow_tools {
@@ -46,9 +56,9 @@ impl Arguments {
             ));
         }
         let turns = match request.params.get("max_turns") {
-            None => None,
+            None => TURNS,
             Some(turns) => match turns.as_u64() {
-                Some(turns) if (1..=MOST_TURNS).contains(&turns) => Some(turns),
+                Some(turns) if (1..=MOST_TURNS).contains(&turns) => turns,
                 _ => {
                     return Err(Outcome::rejected(
                         "invalid_params",
@@ -57,7 +67,12 @@ impl Arguments {
                 }
             },
         };
-        Ok(Self { model, system: request.system_text(), tools, turns })
+        Ok(Self {
+            model,
+            system: request.system_text(),
+            tools,
+            turns,
+        })
     }
 
     /// Puts them on `command`; a system prompt goes into a file in `scratch`.
@@ -98,9 +113,7 @@ impl Arguments {
         } else {
             // Nobody is there to be asked whether a tool may run: the account has said so.
             command.args(["--allowedTools", &tools]);
-            if let Some(turns) = self.turns {
-                command.arg("--max-turns").arg(turns.to_string());
-            }
+            command.arg("--max-turns").arg(self.turns.to_string());
         }
         Ok(())
     }
@@ -118,17 +131,27 @@ fn tools(asked: Option<&Value>) -> Result<Vec<String>, Outcome> {
     let names: Vec<&str> = match asked {
         None | Some(Value::Null) => Vec::new(),
         Some(Value::String(names)) => names.split(',').collect(),
-        Some(Value::Array(names)) => {
-            names.iter().map(Value::as_str).collect::<Option<_>>().ok_or_else(bad)?
-        }
+        Some(Value::Array(names)) => names
+            .iter()
+            .map(Value::as_str)
+            .collect::<Option<_>>()
+            .ok_or_else(bad)?,
         Some(_) => return Err(bad()),
     };
-    let names: Vec<String> =
-        names.into_iter().map(str::trim).filter(|name| !name.is_empty()).map(Into::into).collect();
+    let names: Vec<String> = names
+        .into_iter()
+        .map(str::trim)
+        .filter(|name| !name.is_empty())
+        .map(Into::into)
+        .collect();
     let is_plain = |name: &String| {
         name.len() <= 64 && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
     };
-    if names.iter().all(is_plain) { Ok(names) } else { Err(bad()) }
+    if names.iter().all(is_plain) {
+        Ok(names)
+    } else {
+        Err(bad())
+    }
 }
 
 /// `prompt` as input that is text and nothing else to the CLI.
@@ -138,7 +161,10 @@ fn tools(asked: Option<&Value>) -> Result<Vec<String>, Outcome> {
 /// With a line break before it, it is a prompt like any other.
 pub(super) fn inert(prompt: String) -> Result<Vec<u8>, Outcome> {
     if prompt.trim().is_empty() {
-        return Err(Outcome::rejected("empty_prompt", "the Claude Code CLI takes no empty prompt"));
+        return Err(Outcome::rejected(
+            "empty_prompt",
+            "the Claude Code CLI takes no empty prompt",
+        ));
     }
     if prompt.len() >= MAX_INPUT_BYTES {
         return Err(Outcome::rejected(
@@ -146,5 +172,10 @@ pub(super) fn inert(prompt: String) -> Result<Vec<u8>, Outcome> {
             format!("the Claude Code CLI takes less than {MAX_INPUT_BYTES} bytes"),
         ));
     }
-    Ok(if prompt.starts_with('/') { format!("\n{prompt}") } else { prompt }.into_bytes())
+    Ok(if prompt.starts_with('/') {
+        format!("\n{prompt}")
+    } else {
+        prompt
+    }
+    .into_bytes())
 }

@@ -22,9 +22,16 @@ use super::{
 #[derive(Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 enum Line {
-    StreamEvent { event: Value, parent_tool_use_id: Option<String> },
-    RateLimitEvent { rate_limit_info: RateLimit },
-    Assistant { error: Option<String> },
+    StreamEvent {
+        event: Value,
+        parent_tool_use_id: Option<String>,
+    },
+    RateLimitEvent {
+        rate_limit_info: RateLimit,
+    },
+    Assistant {
+        error: Option<String>,
+    },
     Result(Box<Verdict>),
     #[serde(other)]
     Other,
@@ -70,7 +77,13 @@ pub(super) struct Report<'a> {
 
 impl<'a> Report<'a> {
     pub(super) fn new(answer: Answer<'a>) -> Self {
-        Self { answer, model: None, limit: None, class: None, verdict: None }
+        Self {
+            answer,
+            model: None,
+            limit: None,
+            class: None,
+            verdict: None,
+        }
     }
 
     /// Takes in one line. One that cannot be read says nothing; if it was the result, there is
@@ -78,7 +91,10 @@ impl<'a> Report<'a> {
     pub(super) fn line(&mut self, line: &[u8]) -> Result<(), Outcome> {
         match serde_json::from_slice(line) {
             // Deltas of a subagent are no part of the answer.
-            Ok(Line::StreamEvent { event, parent_tool_use_id: None }) => self.event(&event),
+            Ok(Line::StreamEvent {
+                event,
+                parent_tool_use_id: None,
+            }) => self.event(&event),
             Ok(Line::RateLimitEvent { rate_limit_info }) => {
                 self.limit = Some(rate_limit_info);
                 Ok(())
@@ -108,12 +124,17 @@ impl<'a> Report<'a> {
 
     /// That a window of the plan is nearly used up, if it said so with an answer.
     pub(super) fn warning(&self) -> Option<String> {
-        let limit = self.limit.as_ref().filter(|limit| limit.status == "allowed_warning")?;
+        let limit = self
+            .limit
+            .as_ref()
+            .filter(|limit| limit.status == "allowed_warning")?;
         let kind = limit.rate_limit_type.as_deref().unwrap_or("unknown");
         let used = limit.utilization.unwrap_or_default() * 100.0;
         let resets = limit.resets_at.and_then(from_seconds);
         let resets = resets.map_or_else(String::new, |resets| format!(", resets at {resets}"));
-        Some(format!("the plan's {kind} limit is {used:.0} % used{resets}"))
+        Some(format!(
+            "the plan's {kind} limit is {used:.0} % used{resets}"
+        ))
     }
 
     /// What it all comes to, with the exit code and standard error for people.
@@ -135,7 +156,9 @@ impl<'a> Report<'a> {
     }
 
     fn complete(self) -> Outcome {
-        let Some(verdict) = self.verdict else { return Outcome::failed("no_result", "") };
+        let Some(verdict) = self.verdict else {
+            return Outcome::failed("no_result", "");
+        };
         let text = verdict.result.unwrap_or_default();
         // No call was made: the CLI took the prompt for a command of its own.
         if verdict.num_turns == 0 {
@@ -150,15 +173,23 @@ impl<'a> Report<'a> {
         let usage = verdict.usage.unwrap_or_default().usage();
         Outcome::Completed(Completion {
             text,
-            model: self.model.or_else(|| verdict.model_usage.keys().next().cloned()),
+            model: self
+                .model
+                .or_else(|| verdict.model_usage.keys().next().cloned()),
             stop_reason: verdict.stop_reason,
-            usage: Usage { cost_microusd: verdict.total_cost_usd.and_then(microusd), ..usage },
+            usage: Usage {
+                cost_microusd: verdict.total_cost_usd.and_then(microusd),
+                ..usage
+            },
         })
     }
 
     /// The outcome of a limit of the plan, which the CLI tells by an event with the reset time.
     fn limited(&self, verdict: &Verdict, words: &str, now: Time) -> Option<Outcome> {
-        let limit = self.limit.as_ref().filter(|limit| limit.status == "rejected")?;
+        let limit = self
+            .limit
+            .as_ref()
+            .filter(|limit| limit.status == "rejected")?;
         // A used-up window with paid extra usage goes on; then the error is another one.
         if limit.is_using_overage == Some(true) && verdict.api_error_status != Some(429) {
             return None;
@@ -173,7 +204,11 @@ impl<'a> Report<'a> {
             _ => ThrottleKind::Window,
         };
         let until = limits::plausible(until, now);
-        Some(Outcome::Throttled { until, throttle, detail: words.to_owned() })
+        Some(Outcome::Throttled {
+            until,
+            throttle,
+            detail: words.to_owned(),
+        })
     }
 }
 
@@ -190,14 +225,19 @@ impl Verdict {
 
 /// The outcome of an error that is not a known limit of the plan.
 fn judge_error(verdict: &Verdict, class: &str, words: String, now: Time) -> Outcome {
-    let says = |part: &str| words.contains(part);
+    let lower = words.to_lowercase();
+    let says = |part: &str| lower.contains(part);
     let terminal = verdict.terminal_reason.as_deref().unwrap_or_default();
     let detail = words.clone();
     if let Some(outcome) = judge_subtype(verdict, terminal, &detail) {
         return outcome;
     }
     if says("not your usage limit") {
-        return Outcome::Throttled { until: None, throttle: ThrottleKind::Host, detail };
+        return Outcome::Throttled {
+            until: None,
+            throttle: ThrottleKind::Host,
+            detail,
+        };
     }
     if class == "billing_error" || verdict.api_error_status == Some(402) || is_low_credit(&words) {
         return Outcome::OutOfCredit { detail };
@@ -210,37 +250,57 @@ fn judge_error(verdict: &Verdict, class: &str, words: String, now: Time) -> Outc
     }
     if let Some(throttle) = throttle_by_words(&words) {
         let spend_cap = throttle == ThrottleKind::SpendCap && says("monthly");
-        let until = if spend_cap { limits::next_month(now) } else { None };
-        return Outcome::Throttled { until, throttle, detail };
+        let until = if spend_cap {
+            limits::next_month(now)
+        } else {
+            None
+        };
+        return Outcome::Throttled {
+            until,
+            throttle,
+            detail,
+        };
     }
     if matches!(class, "authentication_failed" | "oauth_org_not_allowed")
-        || ["Not logged in", "organization has been disabled", "is disabled for your org"]
-            .into_iter()
-            .any(says)
+        || [
+            "not logged in",
+            "organization has been disabled",
+            "is disabled for your org",
+        ]
+        .into_iter()
+        .any(says)
     {
         return Outcome::AuthFailed { detail };
     }
     match verdict.api_error_status {
         Some(401 | 403) => Outcome::AuthFailed { detail },
-        Some(429) => {
-            Outcome::Throttled { until: None, throttle: ThrottleKind::Burst, detail }
-        }
-        Some(503 | 529) => Outcome::Overloaded { until: None, detail },
+        Some(429) => Outcome::Throttled {
+            until: None,
+            throttle: ThrottleKind::Burst,
+            detail,
+        },
+        Some(503 | 529) => Outcome::Overloaded {
+            until: None,
+            detail,
+        },
         Some(status @ (408 | 409 | 500..)) => Outcome::failed(&format!("http_{status}"), detail),
         Some(404) => Outcome::rejected("model_not_found", detail),
         Some(413) => Outcome::rejected("request_too_large", detail),
         Some(400..=499) => Outcome::rejected("invalid_request", detail),
         // Without a status: in the middle of a stream, or no connection at all.
-        _ if class == "overloaded" || says("Overloaded") => {
-            Outcome::Overloaded { until: None, detail }
-        }
-        _ if class == "rate_limit" => {
-            Outcome::Throttled { until: None, throttle: ThrottleKind::Burst, detail }
-        }
+        _ if class == "overloaded" || says("overloaded") => Outcome::Overloaded {
+            until: None,
+            detail,
+        },
+        _ if class == "rate_limit" => Outcome::Throttled {
+            until: None,
+            throttle: ThrottleKind::Burst,
+            detail,
+        },
         _ if says("timed out") => Outcome::failed("timeout", detail),
-        _ if says("Unable to connect") => Outcome::failed("connection", detail),
+        _ if says("unable to connect") => Outcome::failed("connection", detail),
         _ if says("connection") => Outcome::failed("stream_cut", detail),
-        _ if says("malformed") || says("parse JSON") => Outcome::failed("bad_response", detail),
+        _ if says("malformed") || says("parse json") => Outcome::failed("bad_response", detail),
         _ => Outcome::failed("api_error", detail),
     }
 }
@@ -275,7 +335,11 @@ fn throttle_by_words(words: &str) -> Option<ThrottleKind> {
     if begins(&["You've hit your", "You've reached your"]) {
         let of_a_model = ["Opus limit", "Sonnet limit", "Fable"];
         let of_a_model = of_a_model.into_iter().any(|name| words.contains(name));
-        return Some(if of_a_model { ThrottleKind::Model } else { ThrottleKind::Window });
+        return Some(if of_a_model {
+            ThrottleKind::Model
+        } else {
+            ThrottleKind::Window
+        });
     }
     None
 }
@@ -288,4 +352,211 @@ fn throttle_by_words(words: &str) -> Option<ThrottleKind> {
 fn microusd(dollars: f64) -> Option<u64> {
     let micro = (dollars * 1e6).round();
     (0.0..1e15).contains(&micro).then_some(micro as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::{super::super::Sink, *};
+
+    const NOW: &str = "2026-11-23T20:00:00Z";
+
+    fn judged(lines: &[Value]) -> String {
+        let (sink, _received) = Sink::new();
+        let mut report = Report::new(Answer::new(1000, &sink));
+        for line in lines {
+            report.line(line.to_string().as_bytes()).unwrap();
+        }
+        match report.judge(1, "the end of standard error", NOW.parse().unwrap()) {
+            Outcome::Completed(done) => format!("completed {:?} {:?}", done.text, done.usage),
+            Outcome::Throttled {
+                until, throttle, ..
+            } => {
+                let until = until.map_or_else(|| "-".into(), |until| until.to_string());
+                format!("throttled {throttle:?} until {until}")
+            }
+            Outcome::Rejected { code, .. } => format!("rejected {code}"),
+            Outcome::Failed { code, detail } => format!("failed {code}: {detail}"),
+            other => other.name().to_owned(),
+        }
+    }
+
+    fn failed(status: Option<u16>, words: &str) -> Value {
+        json!({"type": "result", "subtype": "success", "is_error": true, "num_turns": 1,
+            "api_error_status": status, "result": words})
+    }
+
+    fn limit(kind: &str, more: Value) -> Value {
+        let mut info =
+            json!({"status": "rejected", "resetsAt": 1_795_467_600, "rateLimitType": kind});
+        info.as_object_mut()
+            .unwrap()
+            .extend(more.as_object().unwrap().clone());
+        json!({"type": "rate_limit_event", "rate_limit_info": info})
+    }
+
+    fn class(class: &str) -> Value {
+        json!({"type": "assistant", "message": {}, "error": class})
+    }
+
+    /// What the real CLI showed, and the names that are in it (2.1.197).
+    #[test]
+    fn every_end_of_the_cli_has_its_outcome() {
+        let success = |turns: u64| {
+            json!({"type": "result", "subtype": "success", "is_error": false, "num_turns": turns,
+                "result": "fine", "total_cost_usd": 0.000_105, "usage": {"input_tokens": 10,
+                "cache_read_input_tokens": 5, "output_tokens": 7}})
+        };
+        let subtype = |subtype: &str| {
+            json!({"type": "result", "subtype": subtype, "is_error": true, "num_turns": 1,
+                "errors": ["why"]})
+        };
+        let terminal = |reason: &str| {
+            let mut line = failed(None, "words");
+            line["terminal_reason"] = json!(reason);
+            line
+        };
+        let mut refusal = failed(None, "API Error: Claude Code is unable to respond");
+        refusal["stop_reason"] = json!("refusal");
+        let hit = "You've hit your session limit · resets 9:19am (UTC)";
+        let none = json!({});
+        let overage = json!({"isUsingOverage": true});
+        let far = json!({"resetsAt": 99_795_467_600_u64});
+        let cases = [
+            vec![],
+            vec![
+                json!({"type": "system", "subtype": "init"}),
+                json!("no object"),
+            ],
+            vec![success(1)],
+            vec![success(0)],
+            vec![limit("five_hour", overage.clone()), success(1)],
+            vec![limit("five_hour", none.clone()), failed(Some(429), hit)],
+            vec![limit("seven_day", none.clone()), failed(Some(429), hit)],
+            vec![
+                limit("seven_day_opus", none.clone()),
+                failed(Some(429), hit),
+            ],
+            vec![limit("overage", none.clone()), failed(Some(429), hit)],
+            vec![limit("five_hour", far), failed(Some(429), hit)],
+            vec![
+                limit("five_hour", overage),
+                failed(None, "API Error: Connection was lost"),
+            ],
+            vec![
+                limit("five_hour", none),
+                failed(Some(400), "API Error: 400 bad"),
+            ],
+            vec![failed(Some(429), hit)],
+            vec![failed(
+                Some(429),
+                "You've hit your Opus limit · resets Nov 27",
+            )],
+            vec![failed(Some(429), "You've hit your monthly spend limit")],
+            vec![failed(Some(429), "You're out of extra usage")],
+            vec![failed(
+                Some(429),
+                "API Error: Server is temporarily limiting requests (not your \
+                                    usage limit) · x",
+            )],
+            vec![failed(Some(429), "API Error: Request rejected (429) · x")],
+            vec![failed(
+                Some(429),
+                "API Error: Extra usage is required for long context requests",
+            )],
+            vec![class("rate_limit"), failed(None, "API Error: x")],
+            vec![failed(Some(401), "Invalid API key · Fix external API key")],
+            vec![failed(
+                Some(403),
+                "Failed to authenticate. API Error: 403 x",
+            )],
+            vec![
+                class("authentication_failed"),
+                failed(None, "Not logged in · Please run /login"),
+            ],
+            vec![class("oauth_org_not_allowed"), failed(Some(403), "x")],
+            vec![failed(
+                Some(400),
+                "API Error: 400 This organization has been disabled.",
+            )],
+            vec![failed(Some(400), "Credit balance is too low")],
+            vec![class("billing_error"), failed(Some(400), "x")],
+            vec![failed(
+                Some(400),
+                "API Error: 400 You have reached your specified API usage \
+                                    limits. You will regain access on 2026-12-01 at 00:00 UTC.",
+            )],
+            vec![failed(Some(529), "API Error: 529 Overloaded")],
+            vec![failed(None, "API Error: Repeated 529 Overloaded errors")],
+            vec![class("overloaded"), failed(None, "API Error: x")],
+            vec![failed(Some(500), "API Error: 500 x")],
+            vec![failed(Some(400), "API Error: 400 x")],
+            vec![failed(
+                Some(404),
+                "There's an issue with the selected model (x)",
+            )],
+            vec![failed(Some(413), "Request too large (max 32MB)")],
+            vec![terminal("prompt_too_long")],
+            vec![terminal("blocking_limit")],
+            vec![terminal("image_error")],
+            vec![subtype("error_max_turns")],
+            vec![subtype("error_max_budget_usd")],
+            vec![subtype("error_during_execution")],
+            vec![refusal],
+            vec![failed(
+                None,
+                "API Error: Claude's response exceeded the 9 output token maximum",
+            )],
+            vec![failed(None, "API Error: Failed to parse JSON")],
+            vec![failed(
+                None,
+                "API Error: empty or malformed response (HTTP 200)",
+            )],
+            vec![failed(
+                None,
+                "API Error: Unable to connect to API (ECONNRESET)",
+            )],
+            vec![failed(None, "Request timed out")],
+            vec![failed(None, "API Error: Connection to the API was lost")],
+            vec![failed(None, "something new")],
+        ];
+        let mut table = String::new();
+        for lines in cases {
+            let shown: Vec<String> = lines.iter().map(short).collect();
+            table += &format!("{}\n    {}\n", shown.join(" + "), judged(&lines));
+        }
+        insta::assert_snapshot!(table);
+    }
+
+    /// A line in few words.
+    fn short(line: &Value) -> String {
+        let text = |key: &str| line[key].as_str().unwrap_or_default();
+        match text("type") {
+            "rate_limit_event" => {
+                let info = &line["rate_limit_info"];
+                let overage = if info["isUsingOverage"] == true {
+                    " with overage"
+                } else {
+                    ""
+                };
+                format!("limit {}{overage}", info["rateLimitType"])
+            }
+            "assistant" => text("error").to_owned(),
+            "result" => {
+                let status = line["api_error_status"].as_u64();
+                let parts = [
+                    status.map(|status| status.to_string()).unwrap_or_default(),
+                    text("result").chars().take(60).collect(),
+                    text("subtype").replace("success", ""),
+                    text("terminal_reason").to_owned(),
+                    text("stop_reason").to_owned(),
+                ];
+                let parts: Vec<String> =
+                    parts.into_iter().filter(|part| !part.is_empty()).collect();
+                format!("result [{}]", parts.join(", "))
+            }
+            other => format!("[{other}]"),
+        }
+    }
 }

@@ -37,7 +37,10 @@ impl Versions {
     ) -> Result<Version, Outcome> {
         let mut known = stop.race(self.0.lock()).await?;
         let stamp = std::fs::metadata(bin)
-            .map(|file| Stamp { modified: file.modified().ok(), length: file.len() })
+            .map(|file| Stamp {
+                modified: file.modified().ok(),
+                length: file.len(),
+            })
             .map_err(|error| Outcome::Overloaded {
                 until: None,
                 detail: format!("{} cannot be found on this worker: {error}", bin.display()),

@@ -1,0 +1,8 @@
+//! The edge as its clients see it, on the real embedded planes.
+
+mod access;
+mod connections;
+mod document;
+mod jobs;
+mod refusals;
+mod steering;
