@@ -8,7 +8,7 @@ MAKEFLAGS += --no-print-directory
 export PATH := $(CURDIR)/.sluice-dev/tools/bin:$(PATH):$(HOME)/.cargo/bin
 
 # How `make run` builds, and what it passes on: make run PROFILE=dev ARGS='--help'
-PROFILE ?= release
+PROFILE ?= dev
 ARGS ?=
 
 CARGO_DENY_VERSION := 0.20.2

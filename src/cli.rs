@@ -32,7 +32,13 @@ Environment:
 pub struct Cli {
     /// The configuration file of the server and of `doctor` [default: ./sluice.toml, else
     /// sluice.toml in the data folder, else none]
-    #[arg(long, global = true, env = "SLUICE_CONFIG", hide_env = true, value_name = "FILE")]
+    #[arg(
+        long,
+        global = true,
+        env = "SLUICE_CONFIG",
+        hide_env = true,
+        value_name = "FILE"
+    )]
     config: Option<PathBuf>,
 
     #[command(subcommand)]
@@ -70,17 +76,29 @@ impl Cli {
     /// When it could not do what was asked.
     pub fn run(self) -> Result<Exit, Failure> {
         // Every TLS connection of the process uses this provider; it is there once, before any.
-        if rustls::crypto::ring::default_provider().install_default().is_err() {
-            return Err(Failure::Role(anyhow::anyhow!("the TLS provider was set already")));
+        if rustls::crypto::ring::default_provider()
+            .install_default()
+            .is_err()
+        {
+            return Err(Failure::Role(anyhow::anyhow!(
+                "the TLS provider was set already"
+            )));
         }
-        let config = self.config.as_deref().filter(|path| !path.as_os_str().is_empty());
+        let config = self
+            .config
+            .as_deref()
+            .filter(|path| !path.as_os_str().is_empty());
         if let Command::Completions(args) = &self.command {
             return commands::completions::run(args);
         }
         let runtime = if self.command.is_server() {
-            tokio::runtime::Builder::new_multi_thread().enable_all().build()
+            tokio::runtime::Builder::new_multi_thread()
+                .enable_all()
+                .build()
         } else {
-            tokio::runtime::Builder::new_current_thread().enable_all().build()
+            tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
         };
         let runtime = runtime.map_err(Failure::io("the runtime"))?;
         let done = runtime.block_on(self.command.run(config));
@@ -92,7 +110,10 @@ impl Cli {
 
 impl Command {
     fn is_server(&self) -> bool {
-        matches!(self, Self::Up(_) | Self::Api(_) | Self::Worker(_) | Self::Migrate)
+        matches!(
+            self,
+            Self::Up(_) | Self::Api(_) | Self::Worker(_) | Self::Migrate
+        )
     }
 
     async fn run(&self, config: Option<&Path>) -> Result<Exit, Failure> {
@@ -130,7 +151,10 @@ mod tests {
 
     #[test]
     fn the_configuration_can_be_named_before_and_after_the_command() {
-        for line in [["sluice", "--config", "a.toml", "up"], ["sluice", "up", "--config", "a.toml"]] {
+        for line in [
+            ["sluice", "--config", "a.toml", "up"],
+            ["sluice", "up", "--config", "a.toml"],
+        ] {
             assert_eq!(Cli::parse_from(line).config, Some("a.toml".into()));
         }
     }

@@ -80,7 +80,10 @@ impl Client {
     ) -> Result<Self, ClientError> {
         let url = parse_url(url)?;
         if let Some(key) = &key
-            && !key.expose_secret().bytes().all(|byte| byte.is_ascii_graphic())
+            && !key
+                .expose_secret()
+                .bytes()
+                .all(|byte| byte.is_ascii_graphic())
         {
             return Err(ClientError::BadKey(format!(
                 "the API key from {key_source} holds characters that no key has"
@@ -99,8 +102,15 @@ impl Client {
         if is_loopback(&url) {
             builder = builder.no_proxy();
         }
-        let http = builder.build().map_err(|error| ClientError::Setup(error.to_string()))?;
-        Ok(Self { http, url, key, key_source })
+        let http = builder
+            .build()
+            .map_err(|error| ClientError::Setup(error.to_string()))?;
+        Ok(Self {
+            http,
+            url,
+            key,
+            key_source,
+        })
     }
 
     /// Where the API is.
@@ -115,13 +125,16 @@ impl Client {
     /// # Errors
     /// When the API says no, or cannot be asked.
     pub async fn submit(&self, job: &NewJob, key: Option<&str>) -> Result<Receipt, ClientError> {
-        let body = serde_json::to_vec(job).map_err(|error| ClientError::Setup(error.to_string()))?;
+        let body =
+            serde_json::to_vec(job).map_err(|error| ClientError::Setup(error.to_string()))?;
         let key = key.map_or_else(|| format!("cli-{}", Uuid::now_v7()), str::to_owned);
         let mut tries = 1;
         loop {
             match self.post_jobs(body.clone(), &key).await {
-                Err(error) if error.is_transient() && !error.is_refused_connection()
-                    && tries < SUBMIT_TRIES =>
+                Err(error)
+                    if error.is_transient()
+                        && !error.is_refused_connection()
+                        && tries < SUBMIT_TRIES =>
                 {
                     tokio::time::sleep(error.pause(tries)).await;
                     tries += 1;
@@ -198,7 +211,8 @@ impl Client {
     /// # Errors
     /// When the API says no, or cannot be asked.
     pub async fn jobs(&self, query: &JobQuery) -> Result<JobPage, ClientError> {
-        self.answer(self.request(Method::GET, "api/jobs").query(&query.pairs())).await
+        self.answer(self.request(Method::GET, "api/jobs").query(&query.pairs()))
+            .await
     }
 
     /// Cancels a job.
@@ -206,7 +220,8 @@ impl Client {
     /// # Errors
     /// When there is no such job, it has ended, or the API cannot be asked.
     pub async fn cancel(&self, id: JobId) -> Result<JobView, ClientError> {
-        self.answer(self.request(Method::POST, &format!("api/jobs/{id}/cancel"))).await
+        self.answer(self.request(Method::POST, &format!("api/jobs/{id}/cancel")))
+            .await
     }
 
     /// Submits an ended job again, as a new one linked to it.
@@ -214,7 +229,8 @@ impl Client {
     /// # Errors
     /// When there is no such job, it has not ended, or the API cannot be asked.
     pub async fn retry(&self, id: JobId) -> Result<Receipt, ClientError> {
-        self.answer(self.request(Method::POST, &format!("api/jobs/{id}/retry"))).await
+        self.answer(self.request(Method::POST, &format!("api/jobs/{id}/retry")))
+            .await
     }
 
     /// Every account.
@@ -230,7 +246,8 @@ impl Client {
     /// # Errors
     /// When there is no such account, or the API cannot be asked.
     pub async fn pause(&self, id: &AccountId) -> Result<AccountView, ClientError> {
-        self.answer(self.request(Method::POST, &format!("api/accounts/{id}/pause"))).await
+        self.answer(self.request(Method::POST, &format!("api/accounts/{id}/pause")))
+            .await
     }
 
     /// Puts an account back to work: ends a pause, a refused credential, an empty purse.
@@ -238,7 +255,8 @@ impl Client {
     /// # Errors
     /// When there is no such account, or the API cannot be asked.
     pub async fn resume(&self, id: &AccountId) -> Result<AccountView, ClientError> {
-        self.answer(self.request(Method::POST, &format!("api/accounts/{id}/resume"))).await
+        self.answer(self.request(Method::POST, &format!("api/accounts/{id}/resume")))
+            .await
     }
 
     /// Every API key, without the secrets.
@@ -254,7 +272,8 @@ impl Client {
     /// # Errors
     /// When the API says no, or cannot be asked.
     pub async fn create_key(&self, key: &NewKey) -> Result<CreatedKey, ClientError> {
-        self.answer(self.request(Method::POST, "api/keys").json(key)).await
+        self.answer(self.request(Method::POST, "api/keys").json(key))
+            .await
     }
 
     /// Revokes an API key.
@@ -264,7 +283,11 @@ impl Client {
     pub async fn revoke_key(&self, id: Uuid) -> Result<(), ClientError> {
         let request = self.request(Method::DELETE, &format!("api/keys/{id}"));
         let response = self.send(request).await?;
-        if response.status().is_success() { Ok(()) } else { Err(self.refusal(response).await) }
+        if response.status().is_success() {
+            Ok(())
+        } else {
+            Err(self.refusal(response).await)
+        }
     }
 
     /// How the whole is doing. A server that is down says so with a 503, which is an answer too.
@@ -273,7 +296,9 @@ impl Client {
     /// # Errors
     /// When the API cannot be asked.
     pub async fn health(&self) -> Result<(Health, Option<String>), ClientError> {
-        let request = self.request(Method::GET, "health").timeout(Duration::from_secs(10));
+        let request = self
+            .request(Method::GET, "health")
+            .timeout(Duration::from_secs(10));
         let response = self.send(request).await?;
         let date = response
             .headers()
@@ -345,9 +370,15 @@ impl Client {
     fn lost(&self, error: &reqwest::Error) -> ClientError {
         let cause = root_cause(error);
         if error.is_connect() {
-            ClientError::NoAnswer { url: self.url.clone(), cause }
+            ClientError::NoAnswer {
+                url: self.url.clone(),
+                cause,
+            }
         } else {
-            ClientError::Lost { url: self.url.clone(), cause }
+            ClientError::Lost {
+                url: self.url.clone(),
+                cause,
+            }
         }
     }
 }
@@ -356,17 +387,27 @@ impl Client {
 fn quoted(key: &str) -> Result<String, ClientError> {
     let fits = !key.is_empty()
         && key.len() <= 255
-        && key.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic());
+        && key
+            .bytes()
+            .all(|byte| byte == b' ' || byte.is_ascii_graphic());
     if !fits {
         return Err(ClientError::BadIdempotencyKey);
     }
-    Ok(format!("\"{}\"", key.replace('\\', "\\\\").replace('"', "\\\"")))
+    Ok(format!(
+        "\"{}\"",
+        key.replace('\\', "\\\\").replace('"', "\\\"")
+    ))
 }
 
 fn parse_url(text: &str) -> Result<Url, ClientError> {
     let text = text.trim();
-    let bad = |problem: &str| ClientError::BadUrl { url: text.into(), problem: problem.into() };
-    let url: Url = text.parse().map_err(|error: url::ParseError| bad(&error.to_string()))?;
+    let bad = |problem: &str| ClientError::BadUrl {
+        url: text.into(),
+        problem: problem.into(),
+    };
+    let url: Url = text
+        .parse()
+        .map_err(|error: url::ParseError| bad(&error.to_string()))?;
     if !url.username().is_empty() || url.password().is_some() {
         return Err(ClientError::BadUrl {
             url: url.host_str().unwrap_or_default().into(),
@@ -394,7 +435,10 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     if let Ok(seconds) = value.parse() {
         return Some(Duration::from_secs(seconds));
     }
-    let at = jiff::fmt::rfc2822::parse(value).ok()?.timestamp().as_millisecond();
+    let at = jiff::fmt::rfc2822::parse(value)
+        .ok()?
+        .timestamp()
+        .as_millisecond();
     let now = clock::now().as_millis();
     Some(Duration::from_millis(u64::try_from(at - now).unwrap_or(0)))
 }
@@ -431,7 +475,13 @@ mod tests {
     fn a_url_must_be_one_of_http() {
         assert!(parse_url("http://127.0.0.1:3000").is_ok());
         assert!(parse_url("https://queue.example.com/sluice/").is_ok());
-        for bad in ["", "127.0.0.1:3000", "localhost:3000", "ftp://host", "http://"] {
+        for bad in [
+            "",
+            "127.0.0.1:3000",
+            "localhost:3000",
+            "ftp://host",
+            "http://",
+        ] {
             assert!(parse_url(bad).is_err(), "{bad}");
         }
     }
@@ -461,7 +511,10 @@ mod tests {
         assert_eq!(retry_after(&headers), None);
         headers.insert(RETRY_AFTER, "7".parse().unwrap());
         assert_eq!(retry_after(&headers), Some(Duration::from_secs(7)));
-        headers.insert(RETRY_AFTER, "Wed, 21 Oct 2015 07:28:00 GMT".parse().unwrap());
+        headers.insert(
+            RETRY_AFTER,
+            "Wed, 21 Oct 2015 07:28:00 GMT".parse().unwrap(),
+        );
         assert_eq!(retry_after(&headers), Some(Duration::ZERO));
         headers.insert(RETRY_AFTER, "soon".parse().unwrap());
         assert_eq!(retry_after(&headers), None);

@@ -83,7 +83,10 @@ impl Failure {
 
     /// For `map_err` on what the file system says about `what`.
     pub fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> Self {
-        move |source| Self::Io { what: what.into(), source }
+        move |source| Self::Io {
+            what: what.into(),
+            source,
+        }
     }
 
     /// Tells the person on standard error, and says how to exit.
@@ -93,7 +96,11 @@ impl Failure {
             Self::OutputClosed => Exit::Done,
             Self::Client(error) => {
                 output::note(&error.explain());
-                if error.is_usage() { Exit::Usage } else { Exit::Failed }
+                if error.is_usage() {
+                    Exit::Usage
+                } else {
+                    Exit::Failed
+                }
             }
             Self::Usage(_) => {
                 output::note(&format!("error: {self}"));

@@ -58,7 +58,10 @@ impl Home {
     /// When neither `SLUICE_HOME` nor `HOME` is set.
     pub fn find() -> Result<Self, HomeError> {
         let named = std::env::var_os(VARIABLE).filter(|value| !value.is_empty());
-        let path = named.map(PathBuf::from).or_else(Self::default_path).ok_or(HomeError::Unknown)?;
+        let path = named
+            .map(PathBuf::from)
+            .or_else(Self::default_path)
+            .ok_or(HomeError::Unknown)?;
         Ok(Self::at(path))
     }
 
@@ -95,7 +98,12 @@ impl Home {
     /// When it cannot be made.
     pub fn database(&self) -> Result<PathBuf, HomeError> {
         let path = self.path.join("sluice.db");
-        match OpenOptions::new().create(true).append(true).mode(0o600).open(&path) {
+        match OpenOptions::new()
+            .create(true)
+            .append(true)
+            .mode(0o600)
+            .open(&path)
+        {
             Ok(_) => Ok(path),
             Err(source) => Err(HomeError::Io { path, source }),
         }
@@ -125,7 +133,10 @@ impl Home {
             .recursive(true)
             .mode(0o700)
             .create(&self.path)
-            .map_err(|source| HomeError::Io { path: self.path.clone(), source })
+            .map_err(|source| HomeError::Io {
+                path: self.path.clone(),
+                source,
+            })
     }
 
     /// The permissions of the folder, such as `0o700`.
@@ -142,7 +153,10 @@ impl Home {
     /// When another process has it.
     pub fn lock(&self) -> Result<HomeLock, HomeError> {
         let path = self.path.join("lock");
-        let io = |source| HomeError::Io { path: path.clone(), source };
+        let io = |source| HomeError::Io {
+            path: path.clone(),
+            source,
+        };
         let mut file = OpenOptions::new()
             .create(true)
             .truncate(false)
@@ -161,8 +175,15 @@ impl Home {
             Err(TryLockError::WouldBlock) => {
                 let mut holder = String::new();
                 let said = file.read_to_string(&mut holder).is_ok() && !holder.is_empty();
-                let holder = if said { format!("`sluice up` ({holder})") } else { "`sluice up`".into() };
-                Err(HomeError::InUse { path: self.path.clone(), holder })
+                let holder = if said {
+                    format!("`sluice up` ({holder})")
+                } else {
+                    "`sluice up`".into()
+                };
+                Err(HomeError::InUse {
+                    path: self.path.clone(),
+                    holder,
+                })
             }
             Err(TryLockError::Error(source)) => Err(io(source)),
         }
@@ -195,11 +216,17 @@ mod tests {
         let home = Home::at(dir.path().join("a/b"));
         home.create().unwrap();
         assert_eq!(home.mode().unwrap(), 0o700);
-        let mode = fs::metadata(home.database().unwrap()).unwrap().permissions().mode();
+        let mode = fs::metadata(home.database().unwrap())
+            .unwrap()
+            .permissions()
+            .mode();
         assert_eq!(mode & 0o777, 0o600);
         assert!(home.admin_key().unwrap().is_none());
         fs::write(home.admin_key_file(), "slc_secret\n").unwrap();
-        assert_eq!(home.admin_key().unwrap().unwrap().expose_secret(), "slc_secret");
+        assert_eq!(
+            home.admin_key().unwrap().unwrap().expose_secret(),
+            "slc_secret"
+        );
     }
 
     #[test]
@@ -208,7 +235,10 @@ mod tests {
         let home = Home::at(dir.path());
         let first = home.lock().unwrap();
         let error = home.lock().unwrap_err().to_string();
-        assert!(error.contains(&format!("process {}", std::process::id())), "{error}");
+        assert!(
+            error.contains(&format!("process {}", std::process::id())),
+            "{error}"
+        );
         drop(first);
         home.lock().unwrap();
     }

@@ -9,5 +9,8 @@ use sluice::cli::Cli;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    Cli::parse().run().unwrap_or_else(|failure| failure.report()).into()
+    Cli::parse()
+        .run()
+        .unwrap_or_else(|failure| failure.report())
+        .into()
 }

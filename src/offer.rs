@@ -24,7 +24,10 @@ pub(crate) struct Offer {
 /// What there is on this machine that the configuration does not use yet.
 pub(crate) async fn look(config: &Config) -> Vec<Offer> {
     let has = |provider: &str| {
-        config.accounts.values().any(|account| account.provider.name() == provider)
+        config
+            .accounts
+            .values()
+            .any(|account| account.provider.name() == provider)
     };
     let mut offers = Vec::new();
     for (variable, provider, model) in [
@@ -36,7 +39,10 @@ pub(crate) async fn look(config: &Config) -> Vec<Offer> {
             offers.push(for_key(variable, provider, model));
         }
     }
-    if !config.accounts.values().any(|account| matches!(account.provider, Provider::ClaudeCli(_)))
+    if !config
+        .accounts
+        .values()
+        .any(|account| matches!(account.provider, Provider::ClaudeCli(_)))
         && let Some(offer) = for_cli().await
     {
         offers.push(offer);
@@ -76,9 +82,14 @@ async fn for_cli() -> Option<Offer> {
         .output();
     let output = tokio::time::timeout(PATIENCE, asked).await.ok()?.ok()?;
     let status: AuthStatus = serde_json::from_slice(&output.stdout).ok()?;
-    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let directory =
-        set("CLAUDE_CONFIG_DIR").or_else(|| Some(set("HOME")?.join(".claude"))).filter(|_| status.logged_in)?;
+    let set = |name| {
+        std::env::var_os(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
+    let directory = set("CLAUDE_CONFIG_DIR")
+        .or_else(|| Some(set("HOME")?.join(".claude")))
+        .filter(|_| status.logged_in)?;
     Some(Offer {
         found: "the `claude` CLI is logged in".into(),
         lines: format!(
@@ -95,7 +106,10 @@ mod tests {
 
     #[test]
     fn the_offered_lines_are_a_configuration() {
-        for (variable, provider) in [("ANTHROPIC_API_KEY", "anthropic"), ("OPENAI_API_KEY", "openai")] {
+        for (variable, provider) in [
+            ("ANTHROPIC_API_KEY", "anthropic"),
+            ("OPENAI_API_KEY", "openai"),
+        ] {
             let offer = for_key(variable, provider, "some-model");
             let config = Config::from_toml(&offer.lines).unwrap();
             assert_eq!(config.accounts[provider].provider.name(), provider);

@@ -17,12 +17,16 @@ use crate::Failure;
 /// Writes to standard output and lets it go at once.
 pub(crate) fn print(text: &str) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
-    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(|source| {
-        match source.kind() {
+    stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush())
+        .map_err(|source| match source.kind() {
             io::ErrorKind::BrokenPipe => Failure::OutputClosed,
-            _ => Failure::Io { what: "standard output".into(), source },
-        }
-    })
+            _ => Failure::Io {
+                what: "standard output".into(),
+                source,
+            },
+        })
 }
 
 /// Writes one line to standard output.
@@ -43,8 +47,16 @@ pub(crate) fn json_line<T: Serialize>(value: &T) -> Result<(), Failure> {
 /// Writes a model's text, ending in a line break. A terminal gets it without control characters,
 /// a file or pipe as it is.
 pub(crate) fn text(text: &str) -> Result<(), Failure> {
-    let shown = if io::stdout().is_terminal() { inert(text) } else { Cow::Borrowed(text) };
-    if shown.ends_with('\n') { print(&shown) } else { line(&shown) }
+    let shown = if io::stdout().is_terminal() {
+        inert(text)
+    } else {
+        Cow::Borrowed(text)
+    };
+    if shown.ends_with('\n') {
+        print(&shown)
+    } else {
+        line(&shown)
+    }
 }
 
 /// Writes a table, as wide as it needs to be unless the terminal is narrower.
@@ -135,7 +147,10 @@ mod tests {
     #[test]
     fn text_cannot_steer_the_terminal() {
         assert_eq!(inert("a\tb\nc"), "a\tb\nc");
-        assert_eq!(inert("\u{1b}[2Jgone\r\u{9b}1m"), "\u{fffd}[2Jgone\u{fffd}\u{fffd}1m");
+        assert_eq!(
+            inert("\u{1b}[2Jgone\r\u{9b}1m"),
+            "\u{fffd}[2Jgone\u{fffd}\u{fffd}1m"
+        );
     }
 
     #[test]

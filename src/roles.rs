@@ -82,9 +82,16 @@ impl Embedded {
     /// When the database or the key cannot be opened or made.
     pub async fn open(config: Config, home: &Home) -> anyhow::Result<Self> {
         let path = home.database()?;
-        let store = Store::sqlite(&path).await.with_context(|| path.display().to_string())?;
+        let store = Store::sqlite(&path)
+            .await
+            .with_context(|| path.display().to_string())?;
         let first_key = first_key(&store, home.path()).await?;
-        Ok(Self { config, home: home.clone(), store, first_key })
+        Ok(Self {
+            config,
+            home: home.clone(),
+            store,
+            first_key,
+        })
     }
 
     /// Runs the API and a worker until `shutdown`. The worker ends first: what it still sends is
@@ -98,7 +105,12 @@ impl Embedded {
         metrics: PrometheusHandle,
         shutdown: CancellationToken,
     ) -> anyhow::Result<()> {
-        let Self { config, home, store, first_key: _ } = self;
+        let Self {
+            config,
+            home,
+            store,
+            first_key: _,
+        } = self;
         let broker = Broker::in_process();
         let live = Live::memory();
         let stop_worker = shutdown.child_token();
@@ -115,7 +127,13 @@ impl Embedded {
             stop_api.cancel();
             ended
         };
-        let parts = Parts { config: config.clone(), store, broker: broker.clone(), live, metrics };
+        let parts = Parts {
+            config: config.clone(),
+            store,
+            broker: broker.clone(),
+            live,
+            metrics,
+        };
         let api = async {
             let ended = Box::pin(serve(parts, listener, stop_api.clone())).await;
             stop_worker.cancel();
@@ -149,7 +167,13 @@ pub async fn api(
     // Only now: who connects earlier is better refused than kept waiting.
     let listener = listen(config.api.listen).await?;
     tracing::info!(address = %listener.local_addr()?, "the API listens");
-    let parts = Parts { config, store, broker: broker.clone(), live, metrics };
+    let parts = Parts {
+        config,
+        store,
+        broker: broker.clone(),
+        live,
+        metrics,
+    };
     let ended = Box::pin(serve(parts, listener, shutdown)).await;
     broker.close().await;
     ended
@@ -228,7 +252,14 @@ mod tests {
     fn the_trial_account_comes_only_when_there_is_no_other() {
         let mut config = Config::from_toml("").unwrap();
         assert!(add_trial_account(&mut config).unwrap());
-        assert_eq!(config.accounts.keys().map(|id| id.as_str()).collect::<Vec<_>>(), ["demo"]);
+        assert_eq!(
+            config
+                .accounts
+                .keys()
+                .map(|id| id.as_str())
+                .collect::<Vec<_>>(),
+            ["demo"]
+        );
         assert!(!add_trial_account(&mut config).unwrap());
         let mut config = Config::from_toml("[accounts.a]\nprovider = \"simulated\"").unwrap();
         assert!(!add_trial_account(&mut config).unwrap());
@@ -240,6 +271,9 @@ mod tests {
         let first = listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let address = first.local_addr().unwrap();
         let error = listen(address).await.unwrap_err().to_string();
-        assert!(error.contains("--listen") && error.contains(&address.to_string()), "{error}");
+        assert!(
+            error.contains("--listen") && error.contains(&address.to_string()),
+            "{error}"
+        );
     }
 }

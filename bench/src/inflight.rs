@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Memory that neither process may reach.
-const MEMORY_BAR_MIB: f64 = 250.0;
+const MEMORY_BAR_MB: f64 = 250.0;
 
 /// The arguments of `inflight`.
 #[derive(Args)]
@@ -55,10 +55,10 @@ pub(crate) struct Inflight {
     pub(crate) most_at_once: usize,
     /// From the first submit to the last terminal state, in seconds.
     pub(crate) seconds: f64,
-    /// Memory of the API at most, in MiB.
-    pub(crate) api_peak_mib: f64,
-    /// Memory of the worker at most, in MiB.
-    pub(crate) worker_peak_mib: f64,
+    /// Memory of the API at most, in MB.
+    pub(crate) api_peak_mb: f64,
+    /// Memory of the worker at most, in MB.
+    pub(crate) worker_peak_mb: f64,
 }
 
 /// Measures it.
@@ -94,14 +94,14 @@ fn report(found: Inflight) -> Report<Inflight> {
             exact(found.most_at_once),
         ),
         Bar::below(
-            "memory of the API at most, MiB",
-            MEMORY_BAR_MIB,
-            found.api_peak_mib,
+            "memory of the API at most, MB",
+            MEMORY_BAR_MB,
+            found.api_peak_mb,
         ),
         Bar::below(
-            "memory of the worker at most, MiB",
-            MEMORY_BAR_MIB,
-            found.worker_peak_mib,
+            "memory of the worker at most, MB",
+            MEMORY_BAR_MB,
+            found.worker_peak_mb,
         ),
     ];
     let mut table = new_table();
@@ -136,7 +136,7 @@ async fn measure(jobs: usize, sluice: &Deployment) -> Result<Inflight> {
         jobs,
         most_at_once: verify::most_at_once(&attempts)?,
         seconds,
-        api_peak_mib: api.peak_mib,
-        worker_peak_mib: worker.map_or(0.0, |memory| memory.peak_mib),
+        api_peak_mb: api.peak_mb,
+        worker_peak_mb: worker.map_or(0.0, |memory| memory.peak_mb),
     })
 }

@@ -59,12 +59,12 @@ const FIGURES: [Figure; 12] = [
         ..figure(|mode| Some(mode.idle.p99_ms))
     },
     Figure {
-        name: "memory of the server, MiB",
-        ..figure(|mode| Some(mode.cost.server.memory.rss_mib))
+        name: "memory of the server, MB",
+        ..figure(|mode| Some(mode.cost.server.memory.rss_mb))
     },
     Figure {
-        name: "memory of the worker, MiB",
-        ..figure(|mode| mode.cost.worker.map(|worker| worker.memory.rss_mib))
+        name: "memory of the worker, MB",
+        ..figure(|mode| mode.cost.worker.map(|worker| worker.memory.rss_mb))
     },
     Figure {
         name: "CPU a job, server, µs",
@@ -331,8 +331,8 @@ mod tests {
 
     fn mode(end_to_end: f64) -> ModeFigures {
         let memory = Memory {
-            rss_mib: 50.0,
-            peak_mib: 60.0,
+            rss_mb: 50.0,
+            peak_mb: 60.0,
         };
         ModeFigures {
             accepted: Accepted {

@@ -61,30 +61,30 @@ impl ops::Sub for Cpu {
     }
 }
 
-/// Memory of one process in MiB.
+/// Memory of one process in MB, millions of bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub(crate) struct Memory {
     /// Resident now.
-    pub(crate) rss_mib: f64,
+    pub(crate) rss_mb: f64,
     /// Resident at most, since it started.
-    pub(crate) peak_mib: f64,
+    pub(crate) peak_mb: f64,
 }
 
 impl Memory {
     /// Of one process.
     pub(crate) fn of_process(pid: u32) -> Result<Self> {
         let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-        let mib = |key: &str| {
+        let mb = |key: &str| {
             let line = status.lines().find_map(|line| line.strip_prefix(key));
             let kib = line.and_then(|line| line.split_whitespace().next());
             let kib: f64 = kib
                 .with_context(|| format!("/proc/PID/status has no {key}"))?
                 .parse()?;
-            anyhow::Ok(kib / 1024.0)
+            anyhow::Ok(kib * 1024.0 / 1e6)
         };
         Ok(Self {
-            rss_mib: mib("VmRSS:")?,
-            peak_mib: mib("VmHWM:")?,
+            rss_mb: mb("VmRSS:")?,
+            peak_mb: mb("VmHWM:")?,
         })
     }
 }
@@ -97,7 +97,7 @@ mod tests {
     fn this_process_uses_something() {
         let pid = std::process::id();
         let memory = Memory::of_process(pid).unwrap();
-        assert!(memory.rss_mib > 0.0 && memory.peak_mib >= memory.rss_mib);
+        assert!(memory.rss_mb > 0.0 && memory.peak_mb >= memory.rss_mb);
         assert!(Cpu::of_machine().unwrap().ticks >= Cpu::of_process(pid).unwrap().ticks);
     }
 }

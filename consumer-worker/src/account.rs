@@ -23,7 +23,13 @@ impl Account {
     /// `kind` is the provider's name in the configuration.
     pub(crate) fn new(id: AccountId, kind: &str, provider: Provider, concurrency: u16) -> Self {
         let meters = Meters::new(&id, kind);
-        Self { id, provider, concurrency, meters, consumers: AtomicU32::new(0) }
+        Self {
+            id,
+            provider,
+            concurrency,
+            meters,
+            consumers: AtomicU32::new(0),
+        }
     }
 
     pub(crate) fn is_consumed(&self) -> bool {
@@ -96,7 +102,10 @@ pub(crate) fn describe_metrics() {
         "sluice_worker_attempts_total",
         "Attempts by what they came to at this worker"
     );
-    metrics::describe_gauge!("sluice_worker_in_flight", "Attempts that run at this worker now");
+    metrics::describe_gauge!(
+        "sluice_worker_in_flight",
+        "Attempts that run at this worker now"
+    );
     metrics::describe_histogram!(
         "sluice_worker_attempt_duration_seconds",
         metrics::Unit::Seconds,

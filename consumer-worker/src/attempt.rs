@@ -98,7 +98,10 @@ impl Attempt {
 
     /// Its provider is called now.
     pub(crate) fn begin(&self) {
-        self.begun.get_or_init(|| Begun { at: clock::now(), instant: Instant::now() });
+        self.begun.get_or_init(|| Begun {
+            at: clock::now(),
+            instant: Instant::now(),
+        });
     }
 
     /// When the provider was called; `None` when it was not yet.
@@ -126,7 +129,11 @@ impl Attempt {
 
     fn finished(&self, outcome: Outcome) -> Report {
         let started_at = self.begun().map(|begun| begun.at);
-        Report::Finished { started_at, finished_at: clock::now(), outcome }
+        Report::Finished {
+            started_at,
+            finished_at: clock::now(),
+            outcome,
+        }
     }
 }
 
@@ -145,7 +152,9 @@ pub(crate) async fn run(engine: Arc<Engine>, attempt: Arc<Attempt>, dispatch: Bo
         span.record("outcome", outcome);
         meters.count(outcome);
         if let Some(begun) = attempt.begun() {
-            meters.duration.record(begun.instant.elapsed().as_secs_f64());
+            meters
+                .duration
+                .record(begun.instant.elapsed().as_secs_f64());
         }
         engine.replies.send(&attempt, report, Then::Settle);
     }
@@ -192,7 +201,9 @@ async fn conduct(engine: &Engine, attempt: &Attempt, dispatch: &Dispatch) -> Opt
 async fn announce(engine: &Engine, attempt: &Attempt) -> bool {
     loop {
         let at = clock::now();
-        let mut confirmed = engine.replies.send_and_confirm(attempt, Report::Started { at });
+        let mut confirmed = engine
+            .replies
+            .send_and_confirm(attempt, Report::Started { at });
         let told = tokio::select! {
             biased;
             told = &mut confirmed => told,
@@ -256,9 +267,10 @@ fn verdict(outcome: Outcome, cause: Option<Cause>, delivery: Delivery) -> Outcom
             Outcome::failed("timeout", "the provider did not end in time")
         }
         // Nobody asked: to take it as it is would run the job again at once, for ever.
-        (Outcome::Cancelled, None) => {
-            Outcome::failed("provider_stopped", "the provider stopped without being asked to")
-        }
+        (Outcome::Cancelled, None) => Outcome::failed(
+            "provider_stopped",
+            "the provider stopped without being asked to",
+        ),
         (outcome, _) => outcome,
     }
 }
@@ -312,7 +324,12 @@ mod tests {
     #[test]
     fn why_it_was_stopped_decides_what_it_amounts_to() {
         let mut table = String::new();
-        let causes = [None, Some(Cause::Overdue), Some(Cause::Shutdown), Some(Cause::Request)];
+        let causes = [
+            None,
+            Some(Cause::Overdue),
+            Some(Cause::Shutdown),
+            Some(Cause::Request),
+        ];
         for delivery in [Delivery::AtLeastOnce, Delivery::AtMostOnce] {
             for cause in causes {
                 let outcome = verdict(Outcome::Cancelled, cause, delivery);
@@ -357,8 +374,15 @@ mod tests {
     async fn a_panic_is_an_outcome() {
         let attempt = Attempt::new(account(""), &dispatch(Delivery::AtLeastOnce));
         attempt.begin();
-        let report = catch_panic(&attempt, async { panic!("the prompt: hunter2") }).await.unwrap();
-        let Report::Finished { started_at: Some(_), outcome, .. } = &report else {
+        let report = catch_panic(&attempt, async { panic!("the prompt: hunter2") })
+            .await
+            .unwrap();
+        let Report::Finished {
+            started_at: Some(_),
+            outcome,
+            ..
+        } = &report
+        else {
             panic!("{report:?}")
         };
         assert_eq!(outcome.error().unwrap().0, "panic");
@@ -379,7 +403,11 @@ mod tests {
         attempt.stop(Cause::Shutdown);
         running.join_next().await.unwrap().unwrap();
         assert!(attempt.begun().is_none());
-        assert_eq!(engine.replies.pending(), 1, "it is unknown whether Started was heard");
+        assert_eq!(
+            engine.replies.pending(),
+            1,
+            "it is unknown whether Started was heard"
+        );
     }
 
     #[tokio::test]
@@ -395,7 +423,11 @@ mod tests {
         let begun = Instant::now();
         let report = conduct(&engine, &attempt, &dispatch).await.unwrap();
         assert!(matches!(outcome(&report), Outcome::Completed(_)));
-        assert!(begun.elapsed() < Duration::from_millis(700), "{:?}", begun.elapsed());
+        assert!(
+            begun.elapsed() < Duration::from_millis(700),
+            "{:?}",
+            begun.elapsed()
+        );
     }
 
     #[test]
@@ -424,6 +456,10 @@ mod tests {
         let dispatch = dispatch(Delivery::AtLeastOnce);
         let attempt = Arc::new(Attempt::new(account, &dispatch));
         let task = run(engine, attempt, Box::new(dispatch));
-        assert!(size_of_val(&task) <= 8 * 1024, "{} bytes", size_of_val(&task));
+        assert!(
+            size_of_val(&task) <= 8 * 1024,
+            "{} bytes",
+            size_of_val(&task)
+        );
     }
 }

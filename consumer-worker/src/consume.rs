@@ -63,7 +63,10 @@ pub(crate) async fn run(
     // What has come and was not looked at is answered as unrun, which counts against nobody; what
     // comes later still goes back to the queue.
     while engine.hands.is_draining()
-        && consumer.next_many(&mut batch, BATCH).now_or_never().is_some_and(|count| count > 0)
+        && consumer
+            .next_many(&mut batch, BATCH)
+            .now_or_never()
+            .is_some_and(|count| count > 0)
     {
         receive(&engine, &account, number, &mut batch, &mut attempts).await;
     }

@@ -42,7 +42,10 @@ impl Engine {
         broker: Broker,
         live: Live,
     ) -> (Self, Publisher) {
-        let holds: usize = accounts.iter().map(|account| usize::from(account.concurrency)).sum();
+        let holds: usize = accounts
+            .iter()
+            .map(|account| usize::from(account.concurrency))
+            .sum();
         let hands = Arc::new(Hands::new(holds.clamp(LEAST_DONE, MOST_DONE)));
         let outage = Arc::new(Outage::of("the broker, for replies,"));
         let (replies, publisher) =

@@ -172,7 +172,10 @@ impl Hands {
 
     /// Stops everything that runs.
     pub(crate) fn stop_all(&self, cause: Cause) {
-        self.lock().attempts.values().for_each(|entry| entry.attempt.stop(cause));
+        self.lock()
+            .attempts
+            .values()
+            .for_each(|entry| entry.attempt.stop(cause));
     }
 
     pub(crate) fn count(&self) -> usize {
@@ -217,7 +220,9 @@ impl Hands {
         let mut due = Vec::new();
         for entry in self.lock().attempts.values_mut() {
             let attempt = &entry.attempt;
-            let Some(begun) = attempt.begun() else { continue };
+            let Some(begun) = attempt.begun() else {
+                continue;
+            };
             if attempt.has_ended() {
                 continue;
             }
@@ -241,9 +246,16 @@ impl Hands {
     /// on.
     pub(crate) fn leased(&self, key: Key, since: Instant) -> Vec<Hold> {
         let mut state = self.lock();
-        let Some(entry) = state.attempts.get_mut(&key) else { return Vec::new() };
+        let Some(entry) = state.attempts.get_mut(&key) else {
+            return Vec::new();
+        };
         entry.lease = Lease::Held { since };
-        entry.hold.take().into_iter().chain(entry.more.drain(..)).collect()
+        entry
+            .hold
+            .take()
+            .into_iter()
+            .chain(entry.more.drain(..))
+            .collect()
     }
 
     /// The last replies of these attempts are confirmed: lets go of them, and returns the
@@ -263,7 +275,9 @@ impl Hands {
 
     /// Acks deliveries, many at once where they came by the same consumer.
     pub(crate) async fn ack(&self, holds: &[Hold]) {
-        let Some(most) = holds.iter().map(|hold| hold.consumer).max() else { return };
+        let Some(most) = holds.iter().map(|hold| hold.consumer).max() else {
+            return;
+        };
         let mut tags: Vec<Vec<Tag>> = vec![Vec::new(); most + 1];
         for hold in holds {
             tags[hold.consumer].push(hold.tag);
@@ -297,7 +311,11 @@ impl State {
         delivery: Delivery,
         draining: bool,
     ) -> Option<Received> {
-        let Delivery { tag, redelivered, dispatch } = delivery;
+        let Delivery {
+            tag,
+            redelivered,
+            dispatch,
+        } = delivery;
         let key = (dispatch.job, dispatch.attempt);
         let hold = Hold { consumer, tag };
         if self.done.contains(key) {
@@ -331,7 +349,11 @@ impl State {
             attempt.end();
             let finished_at = clock::now();
             let outcome = Outcome::Cancelled;
-            let report = Report::Finished { started_at: None, finished_at, outcome };
+            let report = Report::Finished {
+                started_at: None,
+                finished_at,
+                outcome,
+            };
             return Some(Received::Answer(attempt, report));
         }
         if draining {
@@ -347,7 +369,9 @@ impl State {
 
 /// What a worker that stops says about an attempt that it has not begun.
 pub(crate) fn returned() -> Report {
-    Report::Returned { reason: "the worker is shutting down".into() }
+    Report::Returned {
+        reason: "the worker is shutting down".into(),
+    }
 }
 
 /// The most recent keys, a bounded number of them.
@@ -360,7 +384,11 @@ struct Recent {
 
 impl Recent {
     fn new(most: usize) -> Self {
-        Self { most, order: VecDeque::new(), known: HashSet::new() }
+        Self {
+            most,
+            order: VecDeque::new(),
+            known: HashSet::new(),
+        }
     }
 
     fn insert(&mut self, key: Key) {

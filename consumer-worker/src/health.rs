@@ -161,7 +161,10 @@ mod tests {
         let cut_off = super::tests::engine(absent_broker().await);
         cut_off.accounts[0].consumer_opened();
         let report = report(&cut_off).await;
-        assert_eq!((report.status, report.broker), (Status::Unavailable, Plane::Down));
+        assert_eq!(
+            (report.status, report.broker),
+            (Status::Unavailable, Plane::Down)
+        );
     }
 
     #[tokio::test]
@@ -182,8 +185,14 @@ mod tests {
             answer
         };
         let health = get("/health").await;
-        assert!(health.contains("200 OK") && health.contains(r#""status":"ok""#), "{health}");
-        assert!(health.contains(r#""accounts":["main"],"in_flight":0"#), "{health}");
+        assert!(
+            health.contains("200 OK") && health.contains(r#""status":"ok""#),
+            "{health}"
+        );
+        assert!(
+            health.contains(r#""accounts":["main"],"in_flight":0"#),
+            "{health}"
+        );
         assert!(get("/health/live").await.contains("200 OK"));
         assert!(get("/health/ready").await.contains("200 OK"));
         engine.hands.drain();

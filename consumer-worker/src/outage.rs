@@ -15,7 +15,10 @@ pub(crate) struct Outage {
 impl Outage {
     /// `what` is away when it does not do its part, such as "the live plane".
     pub(crate) fn of(what: &'static str) -> Self {
-        Self { what, on: AtomicBool::new(false) }
+        Self {
+            what,
+            on: AtomicBool::new(false),
+        }
     }
 
     /// It did not do it.

@@ -99,8 +99,22 @@ pub(crate) fn channel(
     let (sender, receiver) = mpsc::unbounded_channel();
     let pending = Arc::new(AtomicUsize::new(0));
     let gauge = metrics::gauge!("sluice_worker_replies_pending");
-    let replies = Replies { worker, sender, pending: pending.clone() };
-    (replies, Publisher { broker, hands, outage, receiver, pending, gauge })
+    let replies = Replies {
+        worker,
+        sender,
+        pending: pending.clone(),
+    };
+    (
+        replies,
+        Publisher {
+            broker,
+            hands,
+            outage,
+            receiver,
+            pending,
+            gauge,
+        },
+    )
 }
 
 impl Replies {
@@ -196,7 +210,11 @@ impl Publisher {
                 "the result is too large for the message broker; ask for a shorter answer or \
                  lower worker.max_output_bytes",
             );
-            if self.until_confirmed(std::slice::from_ref(reply)).await.is_ok() {
+            if self
+                .until_confirmed(std::slice::from_ref(reply))
+                .await
+                .is_ok()
+            {
                 return true;
             }
         }
@@ -242,7 +260,10 @@ fn take_message(waiting: &mut VecDeque<Outgoing>) -> Vec<Outgoing> {
 /// About how many bytes a reply takes.
 fn weight(reply: &Reply) -> usize {
     let text = match &reply.report {
-        Report::Finished { outcome: Outcome::Completed(completion), .. } => completion.text.len(),
+        Report::Finished {
+            outcome: Outcome::Completed(completion),
+            ..
+        } => completion.text.len(),
         Report::Finished { outcome, .. } => outcome.error().map_or(0, |(_, words)| words.len()),
         _ => 0,
     };
@@ -289,10 +310,26 @@ mod tests {
     };
 
     fn outgoing(text: &str) -> Outgoing {
-        let outcome = Outcome::Completed(Completion { text: text.into(), ..Default::default() });
-        let report = Report::Finished { started_at: None, finished_at: clock::now(), outcome };
+        let outcome = Outcome::Completed(Completion {
+            text: text.into(),
+            ..Default::default()
+        });
+        let report = Report::Finished {
+            started_at: None,
+            finished_at: clock::now(),
+            outcome,
+        };
         let (job, account, worker) = (JobId::generate(), account_id(), String::new());
-        Outgoing { reply: Reply { job, attempt: 1, account, worker, report }, then: Then::Nothing }
+        Outgoing {
+            reply: Reply {
+                job,
+                attempt: 1,
+                account,
+                worker,
+                report,
+            },
+            then: Then::Nothing,
+        }
     }
 
     #[tokio::test]
@@ -349,9 +386,16 @@ mod tests {
             let jobs = Broker::in_process();
             jobs.declare(&account_id()).await.unwrap();
             let sent = dispatch(Delivery::AtLeastOnce);
-            jobs.dispatch(std::slice::from_ref(&sent)).await.remove(0).unwrap();
+            jobs.dispatch(std::slice::from_ref(&sent))
+                .await
+                .remove(0)
+                .unwrap();
 
-            let broker = if confirms { jobs.clone() } else { absent_broker().await };
+            let broker = if confirms {
+                jobs.clone()
+            } else {
+                absent_broker().await
+            };
             let outage = Arc::new(Outage::of("the broker"));
             let hands = Arc::new(Hands::new(1));
             let (replies, publisher) =
@@ -363,7 +407,9 @@ mod tests {
             let number = hands.admit(consumer.acker());
             let delivery = consumer.next().await.unwrap();
             let mut received = hands.receive(&account(""), number, std::iter::once(delivery));
-            let Some(Received::Run(attempt, _)) = received.pop() else { panic!("not run") };
+            let Some(Received::Run(attempt, _)) = received.pop() else {
+                panic!("not run")
+            };
             replies.send(&attempt, Report::Redelivered, Then::Settle);
             until(async || outage.is_on() || hands.count() == 0).await;
             until(async || confirms || hands.count() == 1).await;

@@ -50,7 +50,10 @@ enum First<T> {
 
 impl Streams {
     pub(crate) fn new(live: Live) -> Self {
-        Self { live, outage: Outage::of("the live plane, for streams,") }
+        Self {
+            live,
+            outage: Outage::of("the live plane, for streams,"),
+        }
     }
 
     /// Whether the last append of any job failed.
@@ -61,14 +64,19 @@ impl Streams {
     /// Appends an attempt's text as it comes, in pieces, until it ends. Ends early when the live
     /// plane does not take it; what is sent from then on is dropped.
     pub(crate) async fn pump(&self, job: JobId, attempt: u32, mut text: UnboundedReceiver<String>) {
-        let Some(mut waiting) = text.recv().await else { return };
+        let Some(mut waiting) = text.recv().await else {
+            return;
+        };
         let first = sleep_until(Instant::now() + PACE);
         if !matches!(gather(&mut text, &mut waiting, first).await, First::Due(())) {
             return;
         }
         loop {
             let next = Instant::now() + PACE;
-            let piece = [Piece::Text { attempt, text: std::mem::take(&mut waiting) }];
+            let piece = [Piece::Text {
+                attempt,
+                text: std::mem::take(&mut waiting),
+            }];
             let mut append = self.append(job, &piece);
             match gather(&mut text, &mut waiting, &mut append).await {
                 First::Due(true) => {}
@@ -88,7 +96,14 @@ impl Streams {
             }
         }
         if !waiting.is_empty() {
-            self.append(job, &[Piece::Text { attempt, text: waiting }]).await;
+            self.append(
+                job,
+                &[Piece::Text {
+                    attempt,
+                    text: waiting,
+                }],
+            )
+            .await;
         }
     }
 
@@ -137,7 +152,10 @@ mod tests {
     use crate::provider::Sink;
 
     async fn appended(live: &Live, job: JobId) -> Vec<String> {
-        let pieces = live.read(job, StreamId::START, 10_000, Span::seconds(0)).await.unwrap();
+        let pieces = live
+            .read(job, StreamId::START, 10_000, Span::seconds(0))
+            .await
+            .unwrap();
         let text = |piece| match piece {
             Piece::Text { attempt: 1, text } => text,
             other => panic!("not a text of the first attempt: {other:?}"),
@@ -180,7 +198,11 @@ mod tests {
         let pieces = appended(&live, job).await;
         assert_eq!(pieces.concat(), whole);
         let most = took.as_millis() / PACE.as_millis() + 1;
-        assert!(pieces.len() > 1 && pieces.len() as u128 <= most, "{} in {took:?}", pieces.len());
+        assert!(
+            pieces.len() > 1 && pieces.len() as u128 <= most,
+            "{} in {took:?}",
+            pieces.len()
+        );
     }
 
     #[tokio::test]
@@ -200,7 +222,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_live_plane_that_fails_ends_the_stream() {
-        let config = sluice_shared::config::Redis { url: "redis://127.0.0.1:1/".into() };
+        let config = sluice_shared::config::Redis {
+            url: "redis://127.0.0.1:1/".into(),
+        };
         let live = Live::connect(&config).unwrap();
         let streams = streams(&live);
         let (sink, text) = Sink::new();

@@ -48,16 +48,40 @@ impl Rig {
         running.spawn(async move {
             let (broker, live, shutdown) = parts;
             let home = Path::new(".");
-            Worker { config: &config, home, broker, live, metrics: None }.run(shutdown).await
+            Worker {
+                config: &config,
+                home,
+                broker,
+                live,
+                metrics: None,
+            }
+            .run(shutdown)
+            .await
         });
-        let rig =
-            Self { broker, live, shutdown, replies, arrived: VecDeque::new(), worker: running };
-        until(async || rig.broker.depth(&account_id()).await.is_ok_and(|d| d.consumers > 0)).await;
+        let rig = Self {
+            broker,
+            live,
+            shutdown,
+            replies,
+            arrived: VecDeque::new(),
+            worker: running,
+        };
+        until(async || {
+            rig.broker
+                .depth(&account_id())
+                .await
+                .is_ok_and(|d| d.consumers > 0)
+        })
+        .await;
         rig
     }
 
     pub(crate) async fn dispatch(&self, dispatch: &Dispatch) {
-        self.broker.dispatch(std::slice::from_ref(dispatch)).await.remove(0).unwrap();
+        self.broker
+            .dispatch(std::slice::from_ref(dispatch))
+            .await
+            .remove(0)
+            .unwrap();
     }
 
     /// The next reply.
@@ -156,7 +180,10 @@ pub(crate) fn dispatch(delivery: Delivery) -> Dispatch {
 /// A broker that is not there and never will be.
 pub(crate) async fn absent_broker() -> Broker {
     let url = "amqp://127.0.0.1:1/%2f".into();
-    let config = config::Rabbitmq { url, management_url: "".into() };
+    let config = config::Rabbitmq {
+        url,
+        management_url: "".into(),
+    };
     Broker::connect(&config, "tester").await.unwrap()
 }
 

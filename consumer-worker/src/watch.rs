@@ -19,8 +19,10 @@ const SLACK: Duration = Duration::from_secs(5);
 
 /// Looks after the attempts in hand, for ever.
 pub(crate) async fn run(engine: Arc<Engine>) {
-    let rules =
-        LeaseRules { after: engine.settings.lease_after.0, renew: engine.settings.lease_renew.0 };
+    let rules = LeaseRules {
+        after: engine.settings.lease_after.0,
+        renew: engine.settings.lease_renew.0,
+    };
     let round = (rules.after.min(rules.renew) / 4).clamp(TICK, Duration::from_secs(1));
     let mut next_round = Instant::now();
     loop {
@@ -39,7 +41,9 @@ pub(crate) async fn run(engine: Arc<Engine>) {
 fn announce(engine: &Engine, now: Instant) {
     for attempt in engine.hands.take_unannounced(now) {
         if let Some(begun) = attempt.begun() {
-            engine.replies.send(&attempt, Report::Started { at: begun.at }, Then::Nothing);
+            engine
+                .replies
+                .send(&attempt, Report::Started { at: begun.at }, Then::Nothing);
         }
     }
 }
@@ -48,8 +52,13 @@ fn lease(engine: &Engine, now: Instant, rules: LeaseRules) {
     for attempt in engine.hands.take_unleased(now, rules) {
         if let Some(begun) = attempt.begun() {
             let until = clock::now() + rules.renew.saturating_mul(RENEWALS).saturating_add(SLACK);
-            let report = Report::Leased { started_at: begun.at, until };
-            engine.replies.send(&attempt, report, Then::Lease { since: now });
+            let report = Report::Leased {
+                started_at: begun.at,
+                until,
+            };
+            engine
+                .replies
+                .send(&attempt, report, Then::Lease { since: now });
         }
     }
 }

@@ -84,7 +84,15 @@ pub async fn run(
     live: Live,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    Ok(Worker { config, home, broker, live, metrics: None }.run(shutdown).await?)
+    Ok(Worker {
+        config,
+        home,
+        broker,
+        live,
+        metrics: None,
+    }
+    .run(shutdown)
+    .await?)
 }
 
 impl Worker<'_> {
@@ -117,10 +125,19 @@ impl Worker<'_> {
         let mut front = JoinSet::new();
         front.spawn(presence::run(engine.clone(), stop.clone()));
         if let Some(listener) = health {
-            front.spawn(health::serve(listener, engine.clone(), self.metrics, stop.clone()));
+            front.spawn(health::serve(
+                listener,
+                engine.clone(),
+                self.metrics,
+                stop.clone(),
+            ));
         }
         let mut shift = Shift::begin(engine.clone(), publisher);
-        tracing::info!(worker = engine.name, accounts = engine.accounts.len(), "worker started");
+        tracing::info!(
+            worker = engine.name,
+            accounts = engine.accounts.len(),
+            "worker started"
+        );
 
         let result = tokio::select! {
             () = shutdown.cancelled() => Ok(()),
@@ -156,7 +173,11 @@ impl Worker<'_> {
                 }
             }
         }
-        if accounts.is_empty() { Err(WorkerError::NothingToServe) } else { Ok(accounts) }
+        if accounts.is_empty() {
+            Err(WorkerError::NothingToServe)
+        } else {
+            Ok(accounts)
+        }
     }
 
     async fn listener(&self) -> Result<Option<TcpListener>, WorkerError> {
@@ -196,7 +217,14 @@ impl Shift {
                 consumers.spawn(consume::run(engine, account, prefetch, drain.clone()));
             }
         }
-        Self { engine, consumers, publishing, drain, flush, served: false }
+        Self {
+            engine,
+            consumers,
+            publishing,
+            drain,
+            flush,
+            served: false,
+        }
     }
 
     /// Waits for the end of the last consumer: an error when the broker refused every one.

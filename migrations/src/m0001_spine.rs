@@ -124,14 +124,19 @@ impl MigrationTrait for Migration {
         .check(Expr::cust(
             "(finished_at IS NULL) = (state IN ('queued','dispatched','running'))",
         ))
-        .check(Expr::cust("state NOT IN ('dispatched','running') OR account IS NOT NULL"))
+        .check(Expr::cust(
+            "state NOT IN ('dispatched','running') OR account IS NOT NULL",
+        ))
         .check(Expr::cust("state <> 'queued' OR account IS NULL"))
         .to_owned();
         manager.create_table(jobs).await?;
 
-        let payloads = table("job_payloads", vec![id("job"), text("request"), null_text("traceparent")])
-            .primary_key(&mut primary(&["job"]))
-            .to_owned();
+        let payloads = table(
+            "job_payloads",
+            vec![id("job"), text("request"), null_text("traceparent")],
+        )
+        .primary_key(&mut primary(&["job"]))
+        .to_owned();
         manager.create_table(payloads).await?;
 
         let attempts = table(

@@ -65,7 +65,11 @@ impl App {
         if verdicts.is_empty() {
             return true;
         }
-        match self.store.settle(verdicts, clock::now(), clock::chance).await {
+        match self
+            .store
+            .settle(verdicts, clock::now(), clock::chance)
+            .await
+        {
             Ok(settled) => {
                 for (account, outcome) in &settled.attempts {
                     metrics::counter!(
@@ -77,8 +81,9 @@ impl App {
                     metrics::counter!("sluice_replies_refused_total")
                         .increment(settled.refused as u64);
                 }
-                self.backlog.add_keys(settled.requeued.iter().map(String::as_str));
-                self.ended(settled.ended.into_iter()).await;
+                self.backlog
+                    .add_keys(settled.requeued.iter().map(String::as_str));
+                self.ended(settled.ended.into_iter());
                 if settled.freed > 0 {
                     self.backlog.wake();
                 }
@@ -106,14 +111,18 @@ impl App {
     }
 
     /// These jobs have reached a terminal state: counts them and wakes who waits for them.
-    pub async fn ended(&self, jobs: impl Iterator<Item = (JobId, State)>) {
+    pub fn ended(&self, jobs: impl Iterator<Item = (JobId, State)>) {
         let mut ids = Vec::new();
         let mut counts = [0_u64; State::ALL.len()];
         for (job, state) in jobs {
             counts[state as usize] += 1;
             ids.push(job);
         }
-        for (state, count) in State::ALL.into_iter().zip(counts).filter(|(_, count)| *count > 0) {
+        for (state, count) in State::ALL
+            .into_iter()
+            .zip(counts)
+            .filter(|(_, count)| *count > 0)
+        {
             metrics::counter!("sluice_jobs_finished_total", "state" => state.as_str())
                 .increment(count);
         }
@@ -134,7 +143,12 @@ async fn tell_ends(live: Live, mut ends: mpsc::UnboundedReceiver<Vec<JobId>>) {
     while ends.recv_many(&mut batches, ENDS).await > 0 {
         let jobs: Vec<JobId> = batches.drain(..).flatten().collect();
         for chunk in jobs.chunks(ENDS) {
-            if let Err(error) = live.wake(&Wake::Ended { jobs: chunk.to_vec() }).await {
+            if let Err(error) = live
+                .wake(&Wake::Ended {
+                    jobs: chunk.to_vec(),
+                })
+                .await
+            {
                 tracing::debug!(%error, "ends could not be told");
             }
         }
@@ -180,9 +194,17 @@ pub async fn serve(
     };
     spawn(Box::pin(groups.run(store.clone(), app.backlog.clone())));
     spawn(Box::pin(tell_ends(live.clone(), told)));
-    spawn(Box::pin(app.waiters.clone().run(store.clone(), live.clone(), stop.clone())));
+    spawn(Box::pin(app.waiters.clone().run(
+        store.clone(),
+        live.clone(),
+        stop.clone(),
+    )));
     let backlog = app.backlog.clone();
-    spawn(Box::pin(app.workers.clone().run(live, move || backlog.wake(), stop.clone())));
+    spawn(Box::pin(app.workers.clone().run(
+        live,
+        move || backlog.wake(),
+        stop.clone(),
+    )));
     spawn(Box::pin(declare_queues(app.clone(), stop.clone())));
     spawn(Box::pin(dispatcher::run(app.clone(), stop.clone())));
     spawn(Box::pin(intake::run(app.clone(), stop.clone())));
@@ -197,13 +219,21 @@ pub async fn serve(
 }
 
 /// Puts the parts together; nothing runs yet.
-pub(crate) fn assemble(
-    parts: Parts,
-) -> (Arc<App>, Groups, mpsc::UnboundedReceiver<Vec<JobId>>) {
-    let Parts { config, store, broker, live, metrics } = parts;
+pub(crate) fn assemble(parts: Parts) -> (Arc<App>, Groups, mpsc::UnboundedReceiver<Vec<JobId>>) {
+    let Parts {
+        config,
+        store,
+        broker,
+        live,
+        metrics,
+    } = parts;
     let (submitter, groups) = Submitter::new();
     let (ends, told) = mpsc::unbounded_channel();
-    let accounts = config.accounts.iter().map(|(id, account)| account.account(id)).collect();
+    let accounts = config
+        .accounts
+        .iter()
+        .map(|(id, account)| account.account(id))
+        .collect();
     let app = App {
         config,
         accounts,
@@ -226,17 +256,29 @@ pub(crate) fn assemble(
 async fn recover(app: &App) -> anyhow::Result<()> {
     loop {
         let now = clock::now();
-        let attempts = app.store.in_flight(now + Duration::from_secs(86_400), 1000).await?;
+        let attempts = app
+            .store
+            .in_flight(now + Duration::from_secs(86_400), 1000)
+            .await?;
         if attempts.is_empty() {
             return Ok(());
         }
-        tracing::info!(attempts = attempts.len(), "attempts of the last run are put back");
+        tracing::info!(
+            attempts = attempts.len(),
+            "attempts of the last run are put back"
+        );
         let verdicts: Vec<Verdict> = attempts
             .into_iter()
-            .map(|attempt| Verdict::Lost { job: attempt.job, attempt: attempt.attempt })
+            .map(|attempt| Verdict::Lost {
+                job: attempt.job,
+                attempt: attempt.attempt,
+            })
             .collect();
         let settled = app.store.settle(&verdicts, now, clock::chance).await?;
-        anyhow::ensure!(settled.refused == 0, "attempts of the last run cannot be put back");
+        anyhow::ensure!(
+            settled.refused == 0,
+            "attempts of the last run cannot be put back"
+        );
     }
 }
 

@@ -77,7 +77,10 @@ impl MintedKey {
     /// Makes a key.
     #[must_use]
     pub fn generate(name: String, scopes: Vec<Scope>, now: Time) -> Self {
-        let secret = format!("{PREFIX}{}", BASE64_URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>()));
+        let secret = format!(
+            "{PREFIX}{}",
+            BASE64_URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>())
+        );
         Self::of(secret.into(), Uuid::now_v7(), name, scopes, now)
     }
 
@@ -85,7 +88,14 @@ impl MintedKey {
         let text = secret.expose_secret();
         let prefix = text.chars().take(SHOWN).collect();
         let hash = hash(text);
-        let row = KeyRow { id, name, prefix, scopes, created_at: now, revoked_at: None };
+        let row = KeyRow {
+            id,
+            name,
+            prefix,
+            scopes,
+            created_at: now,
+            revoked_at: None,
+        };
         Self { secret, row, hash }
     }
 }
@@ -141,7 +151,11 @@ impl Keys {
             return Ok(None);
         };
         let scope = row.scopes.iter().copied().max().unwrap_or(Scope::Read);
-        let client = Client { key: row.id, name: row.name.into(), scope };
+        let client = Client {
+            key: row.id,
+            name: row.name.into(),
+            scope,
+        };
         if known.len() >= MOST {
             known.clear();
         }
@@ -181,23 +195,39 @@ pub async fn first_key(store: &Store, home: &Path) -> Result<Option<SecretString
         return Ok(None);
     }
     let path = home.join("admin.key");
-    let failed = |source| FirstKeyError::File { path: path.clone(), source };
+    let failed = |source| FirstKeyError::File {
+        path: path.clone(),
+        source,
+    };
     // The file comes first: a key that is stored but written nowhere could never be used.
     let fresh = MintedKey::generate(String::new(), Vec::new(), clock::now()).secret;
     let secret: SecretString = match keep(&path, fresh.expose_secret()) {
         Ok(()) => fresh,
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-            std::fs::read_to_string(&path).map_err(failed)?.trim().into()
+            std::fs::read_to_string(&path)
+                .map_err(failed)?
+                .trim()
+                .into()
         }
         Err(error) => return Err(failed(error)),
     };
     let now = clock::now();
-    let key = MintedKey::of(secret.clone(), FIRST_KEY, "admin".into(), vec![Scope::Admin], now);
+    let key = MintedKey::of(
+        secret.clone(),
+        FIRST_KEY,
+        "admin".into(),
+        vec![Scope::Admin],
+        now,
+    );
     match store.insert_key(&key.row, &key.hash).await {
         Ok(()) => Ok(Some(secret)),
         // Another process was faster; with the same data folder it used the same file.
         Err(error) => {
-            if store.has_keys().await? { Ok(None) } else { Err(error.into()) }
+            if store.has_keys().await? {
+                Ok(None)
+            } else {
+                Err(error.into())
+            }
         }
     }
 }

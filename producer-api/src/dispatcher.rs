@@ -41,7 +41,10 @@ struct Inner {
 
 impl Backlog {
     fn lanes(&self) -> std::sync::MutexGuard<'_, BTreeSet<Lane>> {
-        self.inner.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner
+            .lanes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A job waits in this lane; [`Backlog::wake`] follows when all are added.
@@ -87,7 +90,10 @@ pub async fn run(app: Arc<App>, shutdown: CancellationToken) {
             // Nothing is bound that cannot be sent.
             Err(error) => {
                 tracing::debug!(%error, "dispatching waits for the broker");
-                Pass { rest: PAUSE, ..Pass::default() }
+                Pass {
+                    rest: PAUSE,
+                    ..Pass::default()
+                }
             }
         };
         if pass.again {
@@ -96,7 +102,10 @@ pub async fn run(app: Arc<App>, shutdown: CancellationToken) {
             }
             continue;
         }
-        let rest = pass.rest.min(scan_due.since(clock::now())).max(Duration::from_millis(1));
+        let rest = pass
+            .rest
+            .min(scan_due.since(clock::now()))
+            .max(Duration::from_millis(1));
         tokio::select! {
             () = shutdown.cancelled() => break,
             () = app.backlog.inner.bell.notified() => {}
@@ -111,9 +120,14 @@ pub async fn run(app: Arc<App>, shutdown: CancellationToken) {
 async fn scan(app: &App, now: Time) {
     match app.store.sweep(now).await {
         Ok(swept) => {
-            app.backlog.add_keys(swept.ready_lanes.iter().map(String::as_str));
-            app.ended(swept.expired.iter().map(|job| (*job, sluice_shared::domain::State::Expired)))
-                .await;
+            app.backlog
+                .add_keys(swept.ready_lanes.iter().map(String::as_str));
+            app.ended(
+                swept
+                    .expired
+                    .iter()
+                    .map(|job| (*job, sluice_shared::domain::State::Expired)),
+            );
         }
         Err(error) => tracing::warn!(%error, "the backlog could not be swept"),
     }
@@ -134,7 +148,10 @@ struct Pass {
 
 impl Default for Pass {
     fn default() -> Self {
-        Self { again: false, rest: Duration::MAX }
+        Self {
+            again: false,
+            rest: Duration::MAX,
+        }
     }
 }
 
@@ -144,12 +161,17 @@ async fn pass(
     room: &Arc<Semaphore>,
     publishing: &TaskTracker,
 ) -> Pass {
-    let Ok(permit) = room.clone().acquire_owned().await else { return Pass::default() };
+    let Ok(permit) = room.clone().acquire_owned().await else {
+        return Pass::default();
+    };
     let lanes: Vec<LaneDemand> = app
         .backlog
         .take()
         .into_iter()
-        .map(|lane| LaneDemand { key: lane.key(), lane })
+        .map(|lane| LaneDemand {
+            key: lane.key(),
+            lane,
+        })
         .collect();
     if lanes.is_empty() {
         return Pass::default();
@@ -171,8 +193,13 @@ async fn pass(
         Ok(claimed) => claimed,
         Err(error) => {
             tracing::warn!(%error, "jobs could not be claimed");
-            lanes.into_iter().for_each(|demand| app.backlog.add(demand.lane));
-            return Pass { rest: PAUSE, ..Pass::default() };
+            lanes
+                .into_iter()
+                .for_each(|demand| app.backlog.add(demand.lane));
+            return Pass {
+                rest: PAUSE,
+                ..Pass::default()
+            };
         }
     };
     for (demand, waiting) in lanes.into_iter().zip(&claimed.waiting) {
@@ -181,7 +208,9 @@ async fn pass(
         }
     }
     let again = !claimed.dispatches.is_empty() && claimed.waiting.contains(&true);
-    let rest = claimed.next_cooldown.map_or(Duration::MAX, |until| until.since(now));
+    let rest = claimed
+        .next_cooldown
+        .map_or(Duration::MAX, |until| until.since(now));
     if !claimed.dispatches.is_empty() {
         let app = app.clone();
         publishing.spawn(async move {
@@ -210,8 +239,10 @@ async fn publish(app: &App, attempts: Vec<Dispatch>) {
                 {
                     tracing::warn!(account = %attempt.account, %error, "its queue is missing");
                 }
-                unpublished
-                    .push(Verdict::Unpublished { job: attempt.job, attempt: attempt.attempt });
+                unpublished.push(Verdict::Unpublished {
+                    job: attempt.job,
+                    attempt: attempt.attempt,
+                });
             }
         }
     }

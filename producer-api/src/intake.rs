@@ -81,7 +81,9 @@ async fn dead(app: &App, mut consumer: Consumer<DeadDelivery>, shutdown: &Cancel
             () = shutdown.cancelled() => return,
             delivery = consumer.next() => delivery,
         };
-        let Some(DeadDelivery { tag, letter }) = delivery else { return };
+        let Some(DeadDelivery { tag, letter }) = delivery else {
+            return;
+        };
         metrics::counter!("sluice_dead_letters_total", "reason" => letter.reason.clone())
             .increment(1);
         match letter.dispatch {
@@ -90,14 +92,18 @@ async fn dead(app: &App, mut consumer: Consumer<DeadDelivery>, shutdown: &Cancel
                     job = %dispatch.job, attempt = dispatch.attempt, queue = letter.queue,
                     reason = letter.reason, "a dispatched job ended in the dead letters"
                 );
-                let lost = Verdict::Lost { job: dispatch.job, attempt: dispatch.attempt };
+                let lost = Verdict::Lost {
+                    job: dispatch.job,
+                    attempt: dispatch.attempt,
+                };
                 if !app.settle_until(&[lost], shutdown).await {
                     return;
                 }
             }
             // What cannot be read names no job; the reaper finds the attempt by its absence.
             None => tracing::error!(
-                queue = letter.queue, reason = letter.reason,
+                queue = letter.queue,
+                reason = letter.reason,
                 "an unreadable message ended in the dead letters"
             ),
         }

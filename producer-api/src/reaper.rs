@@ -82,7 +82,12 @@ async fn audit(app: &App) {
     match app.store.audit_slots().await {
         Ok(wrong) => {
             for (account, counted, real) in wrong {
-                tracing::error!(account, counted, real, "a slot count was wrong and is mended");
+                tracing::error!(
+                    account,
+                    counted,
+                    real,
+                    "a slot count was wrong and is mended"
+                );
             }
         }
         Err(error) => tracing::debug!(%error, "slots could not be counted"),
@@ -101,11 +106,17 @@ async fn look(app: &App, suspicion: &mut Suspicion, now: Time) {
     repeat_cancels(app, &attempts).await;
     let mut lost: Vec<Attempt> = attempts
         .iter()
-        .filter(|attempt| attempt.lease_until.is_some_and(|until| until + LEASE_SLACK < now))
+        .filter(|attempt| {
+            attempt
+                .lease_until
+                .is_some_and(|until| until + LEASE_SLACK < now)
+        })
         .map(|attempt| (attempt.job, attempt.attempt))
         .collect();
-    let unleased: Vec<&InFlight> =
-        attempts.iter().filter(|attempt| attempt.lease_until.is_none()).collect();
+    let unleased: Vec<&InFlight> = attempts
+        .iter()
+        .filter(|attempt| attempt.lease_until.is_none())
+        .collect();
     match evidence(app, &unleased).await {
         Some(evidence) => lost.extend(suspicion.weigh(&unleased, &evidence)),
         None => suspicion.suspects.clear(),
@@ -114,15 +125,20 @@ async fn look(app: &App, suspicion: &mut Suspicion, now: Time) {
         return;
     }
     tracing::warn!(attempts = lost.len(), "attempts were lost and are given up");
-    let verdicts: Vec<Verdict> =
-        lost.into_iter().map(|(job, attempt)| Verdict::Lost { job, attempt }).collect();
+    let verdicts: Vec<Verdict> = lost
+        .into_iter()
+        .map(|(job, attempt)| Verdict::Lost { job, attempt })
+        .collect();
     app.settle(&verdicts).await;
 }
 
 /// A worker that was away when a cancel was told has not heard it.
 async fn repeat_cancels(app: &App, attempts: &[InFlight]) {
     for attempt in attempts.iter().filter(|attempt| attempt.cancel_requested) {
-        let cancel = Control::Cancel { job: attempt.job, attempt: attempt.attempt };
+        let cancel = Control::Cancel {
+            job: attempt.job,
+            attempt: attempt.attempt,
+        };
         if let Err(error) = app.broker.control(&cancel).await {
             tracing::debug!(%error, "a cancel could not be repeated");
             return;
@@ -145,8 +161,10 @@ async fn evidence(app: &App, attempts: &[&InFlight]) -> Option<Evidence> {
     if attempts.is_empty() || app.broker.reply_depth().await.ok()?.ready > 0 {
         return None;
     }
-    let accounts: BTreeMap<&AccountId, ()> =
-        attempts.iter().map(|attempt| (&attempt.account, ())).collect();
+    let accounts: BTreeMap<&AccountId, ()> = attempts
+        .iter()
+        .map(|attempt| (&attempt.account, ()))
+        .collect();
     let mut empty = HashSet::new();
     for account in accounts.into_keys() {
         // A queue that cannot be asked for is not empty. One that is missing altogether was lost
@@ -182,8 +200,11 @@ impl Suspicion {
             .workers
             .iter()
             .all(|presence| self.beats.get(&presence.worker) != Some(&presence.beat_at));
-        let served: HashSet<&AccountId> =
-            evidence.workers.iter().flat_map(|presence| &presence.accounts).collect();
+        let served: HashSet<&AccountId> = evidence
+            .workers
+            .iter()
+            .flat_map(|presence| &presence.accounts)
+            .collect();
         let mut suspects = HashMap::new();
         let mut lost = Vec::new();
         for attempt in attempts {
@@ -245,7 +266,10 @@ mod tests {
     }
 
     fn look(workers: Vec<Presence>, empty: &[&str]) -> Evidence {
-        Evidence { empty: empty.iter().map(|name| account(name)).collect(), workers }
+        Evidence {
+            empty: empty.iter().map(|name| account(name)).collect(),
+            workers,
+        }
     }
 
     #[test]

@@ -65,7 +65,9 @@ impl Submitter {
             .send_timeout((submission, answer), Duration::from_secs(5))
             .await
             .map_err(|_| SubmitError::Busy)?;
-        answered.await.unwrap_or(Err(SubmitError::Unavailable("the API is stopping".into())))
+        answered
+            .await
+            .unwrap_or(Err(SubmitError::Unavailable("the API is stopping".into())))
     }
 }
 

@@ -41,8 +41,16 @@ impl Waiters {
     /// Begins to wait for a job's end.
     #[must_use]
     pub fn wait_for(&self, job: JobId) -> Waiter {
-        let ended = self.jobs().entry(job).or_insert_with(|| watch::Sender::new(false)).subscribe();
-        Waiter { waiters: self.clone(), job, ended }
+        let ended = self
+            .jobs()
+            .entry(job)
+            .or_insert_with(|| watch::Sender::new(false))
+            .subscribe();
+        Waiter {
+            waiters: self.clone(),
+            job,
+            ended,
+        }
     }
 
     /// These jobs have ended.
@@ -81,7 +89,10 @@ impl Waiters {
         }
         match store.states(&waited).await {
             Ok(states) => self.ended(
-                states.into_iter().filter(|(_, state)| state.is_terminal()).map(|(job, _)| job),
+                states
+                    .into_iter()
+                    .filter(|(_, state)| state.is_terminal())
+                    .map(|(job, _)| job),
             ),
             Err(error) => tracing::debug!(%error, "waited-for jobs could not be looked at"),
         }
@@ -100,7 +111,10 @@ impl Drop for Waiter {
     fn drop(&mut self) {
         let mut waiting = self.waiters.jobs();
         // This receiver is one of those counted.
-        if waiting.get(&self.job).is_some_and(|sender| sender.receiver_count() <= 1) {
+        if waiting
+            .get(&self.job)
+            .is_some_and(|sender| sender.receiver_count() <= 1)
+        {
             waiting.remove(&self.job);
         }
     }

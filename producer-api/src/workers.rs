@@ -51,7 +51,8 @@ impl Workers {
             Ok(workers) => {
                 seen.blind = false;
                 for presence in workers {
-                    seen.workers.insert(presence.worker.clone(), (now, presence.clone()));
+                    seen.workers
+                        .insert(presence.worker.clone(), (now, presence.clone()));
                 }
                 seen.workers.retain(|_, (at, _)| now.since(*at) < GRACE);
             }
@@ -102,7 +103,11 @@ impl Workers {
             .values()
             .filter(|(_, presence)| presence.accounts.contains(account))
             .count();
-        if seen.blind { None } else { Some(u32::try_from(count).unwrap_or(u32::MAX)) }
+        if seen.blind {
+            None
+        } else {
+            Some(u32::try_from(count).unwrap_or(u32::MAX))
+        }
     }
 
     /// Whether jobs may be sent to the account's queue: a worker serves it, or nobody can tell.

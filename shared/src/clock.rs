@@ -4,6 +4,7 @@ use crate::domain::Time;
 
 /// The time now, in whole milliseconds since the Unix epoch.
 #[must_use]
+#[expect(clippy::disallowed_methods, reason = "this is the one place")]
 pub fn now() -> Time {
     Time::from_millis(jiff::Timestamp::now().as_millisecond())
 }

@@ -58,7 +58,10 @@ pub struct Config {
 /// The HTTP API.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[expect(missing_docs, reason = "sluice.default.toml documents each key, in one place")]
+#[expect(
+    missing_docs,
+    reason = "sluice.default.toml documents each key, in one place"
+)]
 pub struct Api {
     pub listen: SocketAddr,
     pub max_prompt_bytes: usize,
@@ -72,7 +75,10 @@ pub struct Api {
 /// The dispatcher and the reaper.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[expect(missing_docs, reason = "sluice.default.toml documents each key, in one place")]
+#[expect(
+    missing_docs,
+    reason = "sluice.default.toml documents each key, in one place"
+)]
 pub struct Dispatch {
     pub strategy: Strategy,
     pub batch: usize,
@@ -84,7 +90,10 @@ pub struct Dispatch {
 /// The worker.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[expect(missing_docs, reason = "sluice.default.toml documents each key, in one place")]
+#[expect(
+    missing_docs,
+    reason = "sluice.default.toml documents each key, in one place"
+)]
 pub struct Worker {
     pub id: String,
     pub accounts: Vec<String>,
@@ -99,7 +108,10 @@ pub struct Worker {
 /// The truth plane, distributed.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[expect(missing_docs, reason = "sluice.default.toml documents each key, in one place")]
+#[expect(
+    missing_docs,
+    reason = "sluice.default.toml documents each key, in one place"
+)]
 pub struct Postgres {
     pub url: SecretString,
     pub max_connections: u32,
@@ -108,7 +120,10 @@ pub struct Postgres {
 /// The work plane, distributed.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[expect(missing_docs, reason = "sluice.default.toml documents each key, in one place")]
+#[expect(
+    missing_docs,
+    reason = "sluice.default.toml documents each key, in one place"
+)]
 pub struct Rabbitmq {
     pub url: SecretString,
     pub management_url: SecretString,
@@ -117,7 +132,10 @@ pub struct Rabbitmq {
 /// The live plane, distributed.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[expect(missing_docs, reason = "sluice.default.toml documents each key, in one place")]
+#[expect(
+    missing_docs,
+    reason = "sluice.default.toml documents each key, in one place"
+)]
 pub struct Redis {
     pub url: SecretString,
 }
@@ -125,7 +143,10 @@ pub struct Redis {
 /// Logs.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[expect(missing_docs, reason = "sluice.default.toml documents each key, in one place")]
+#[expect(
+    missing_docs,
+    reason = "sluice.default.toml documents each key, in one place"
+)]
 pub struct Log {
     pub format: LogFormat,
     pub level: String,
@@ -144,7 +165,10 @@ pub enum LogFormat {
 /// Traces.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[expect(missing_docs, reason = "sluice.default.toml documents each key, in one place")]
+#[expect(
+    missing_docs,
+    reason = "sluice.default.toml documents each key, in one place"
+)]
 pub struct Telemetry {
     pub otlp_endpoint: String,
 }
@@ -171,7 +195,10 @@ pub enum ConfigError {
 impl ConfigError {
     /// A bad value at `key`.
     pub fn value(key: impl Into<String>, problem: impl Into<String>) -> Self {
-        Self::Value { key: key.into(), problem: problem.into() }
+        Self::Value {
+            key: key.into(),
+            problem: problem.into(),
+        }
     }
 }
 
@@ -200,8 +227,9 @@ impl Config {
     }
 
     fn extract(figment: &Figment) -> Result<Self, ConfigError> {
-        let config: Self =
-            figment.extract().map_err(|error| ConfigError::Parse(Box::new(error)))?;
+        let config: Self = figment
+            .extract()
+            .map_err(|error| ConfigError::Parse(Box::new(error)))?;
         config.validate()?;
         Ok(config)
     }
@@ -233,9 +261,12 @@ impl Config {
             }
         }
         if !self.worker.health_listen.is_empty() {
-            self.worker.health_listen.parse::<SocketAddr>().map_err(|_| {
-                ConfigError::value("worker.health_listen", "write ADDR:PORT, or leave it empty")
-            })?;
+            self.worker
+                .health_listen
+                .parse::<SocketAddr>()
+                .map_err(|_| {
+                    ConfigError::value("worker.health_listen", "write ADDR:PORT, or leave it empty")
+                })?;
         }
         for id in self.worker.accounts.iter().filter(|id| *id != "*") {
             let known = self.accounts.keys().any(|known| known.as_str() == id);
@@ -246,7 +277,9 @@ impl Config {
                 ));
             }
         }
-        self.accounts.iter().try_for_each(|(id, account)| account.validate(id))
+        self.accounts
+            .iter()
+            .try_for_each(|(id, account)| account.validate(id))
     }
 
     /// The URL at `key`, which a role cannot do without.
@@ -274,7 +307,9 @@ fn environment() -> Env {
     Env::prefixed("SLUICE_")
         .filter(|key| {
             let key = key.as_str();
-            !NOT_SETTINGS.iter().any(|name| key.eq_ignore_ascii_case(name))
+            !NOT_SETTINGS
+                .iter()
+                .any(|name| key.eq_ignore_ascii_case(name))
                 && !key.to_ascii_lowercase().starts_with("test_")
         })
         .split("__")
@@ -293,7 +328,9 @@ mod tests {
 
     #[test]
     fn a_misspelt_key_is_named() {
-        let error = Config::from_toml("[api]\nlisten_on = \"x\"").unwrap_err().to_string();
+        let error = Config::from_toml("[api]\nlisten_on = \"x\"")
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("listen_on"), "{error}");
         let error = Config::from_toml("[accounts.a]\nprovider = \"simulated\"\nlatncy = \"1s\"")
             .unwrap_err()
@@ -305,17 +342,22 @@ mod tests {
     fn a_missing_url_names_its_variable() {
         let config = Config::from_toml("").unwrap();
         let error = Config::required_url("postgres.url", &config.postgres.url).unwrap_err();
-        assert!(error.to_string().contains("SLUICE_POSTGRES__URL"), "{error}");
+        assert!(
+            error.to_string().contains("SLUICE_POSTGRES__URL"),
+            "{error}"
+        );
     }
 
     #[test]
     fn a_password_is_asked_for_nowhere() {
-        let error = Config::from_toml(
-            "[accounts.a]\nprovider = \"claude-cli\"\npassword = \"hunter2\"",
-        )
-        .unwrap_err()
-        .to_string();
-        assert!(error.contains("password") && !error.contains("hunter2"), "{error}");
+        let error =
+            Config::from_toml("[accounts.a]\nprovider = \"claude-cli\"\npassword = \"hunter2\"")
+                .unwrap_err()
+                .to_string();
+        assert!(
+            error.contains("password") && !error.contains("hunter2"),
+            "{error}"
+        );
     }
 
     #[test]

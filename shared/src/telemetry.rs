@@ -4,13 +4,16 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_otlp::WithExportConfig;
 use opentelemetry_sdk::{propagation::TraceContextPropagator, trace::SdkTracerProvider};
-use tracing_subscriber::{EnvFilter, Layer, Registry, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing_subscriber::{
+    EnvFilter, Layer, Registry, layer::SubscriberExt, util::SubscriberInitExt,
+};
 
 use crate::config::{Log, LogFormat, Telemetry};
 
 /// Upper bounds of the duration histograms, in seconds.
 const DURATION_BUCKETS: [f64; 16] = [
-    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0, 600.0,
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0,
+    600.0,
 ];
 
 /// Keeps what must be flushed at the end.
@@ -79,7 +82,10 @@ pub fn start(log: &Log, telemetry: &Telemetry, role: &'static str) -> anyhow::Re
             Some(layer)
         }
     };
-    Registry::default().with(spans).with(lines.with_filter(filter)).try_init()?;
+    Registry::default()
+        .with(spans)
+        .with(lines.with_filter(filter))
+        .try_init()?;
     Ok(guard)
 }
 

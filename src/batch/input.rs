@@ -33,7 +33,10 @@ pub(super) struct Lines<R> {
 impl Lines<BufReader<File>> {
     /// The file from its beginning.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
-        Ok(Self::new(BufReader::with_capacity(1 << 16, File::open(path)?)))
+        Ok(Self::new(BufReader::with_capacity(
+            1 << 16,
+            File::open(path)?,
+        )))
     }
 
     /// Goes on at a line that was read before.
@@ -47,7 +50,11 @@ impl Lines<BufReader<File>> {
 
 impl<R: BufRead> Lines<R> {
     pub(super) fn new(reader: R) -> Self {
-        Self { reader, number: 0, offset: 0 }
+        Self {
+            reader,
+            number: 0,
+            offset: 0,
+        }
     }
 
     /// The next line that is not blank; `None` at the end of the file.
@@ -55,7 +62,11 @@ impl<R: BufRead> Lines<R> {
         let mut bytes = Vec::new();
         loop {
             bytes.clear();
-            let length = self.reader.by_ref().take(MAX_LINE).read_until(b'\n', &mut bytes)?;
+            let length = self
+                .reader
+                .by_ref()
+                .take(MAX_LINE)
+                .read_until(b'\n', &mut bytes)?;
             if length == 0 {
                 return Ok(None);
             }
@@ -75,7 +86,11 @@ impl<R: BufRead> Lines<R> {
             }
             let text = text.trim_ascii();
             if !text.is_empty() {
-                return Ok(Some(Line { number: self.number, offset, job: parse(text) }));
+                return Ok(Some(Line {
+                    number: self.number,
+                    offset,
+                    job: parse(text),
+                }));
             }
         }
     }
@@ -84,8 +99,10 @@ impl<R: BufRead> Lines<R> {
 /// A job object, or a JSON string that is its prompt.
 fn parse(text: &[u8]) -> Result<NewJob, String> {
     let job = match text.first() {
-        Some(b'"') => serde_json::from_slice(text)
-            .map(|prompt| NewJob { prompt: Some(prompt), ..NewJob::default() }),
+        Some(b'"') => serde_json::from_slice(text).map(|prompt| NewJob {
+            prompt: Some(prompt),
+            ..NewJob::default()
+        }),
         Some(b'{') => serde_json::from_slice(text),
         _ => return Err("is neither a job ({\"prompt\": ...}) nor a JSON string".into()),
     };
@@ -147,8 +164,14 @@ mod tests {
             (b"hello", "neither"),
             (b"[1]", "neither"),
             (b"{\"prompt\":1}", "expected a string"),
-            (b"{\"prompt\":\"a\",\"modle\":\"b\"}", "unknown field `modle`"),
-            (b"{\"prompt\":\"a\"", "EOF while parsing an object (column 13)"),
+            (
+                b"{\"prompt\":\"a\",\"modle\":\"b\"}",
+                "unknown field `modle`",
+            ),
+            (
+                b"{\"prompt\":\"a\"",
+                "EOF while parsing an object (column 13)",
+            ),
             (b"{}", "no prompt"),
             (b"\" \"", "empty prompt"),
             (b"{\"messages\":[]}", "no messages"),

@@ -24,15 +24,29 @@ const REMEMBERED: Duration = Duration::from_secs(24 * 3600);
 #[serde(tag = "event", rename_all = "snake_case")]
 enum Entry {
     /// It was begun. Always the first entry.
-    Begun { version: u32, batch: Uuid, url: String, at: Time },
+    Begun {
+        version: u32,
+        batch: Uuid,
+        url: String,
+        at: Time,
+    },
     /// A chunk is about to be sent.
-    Sending { chunk: usize, jobs: usize, hash: String, at: Time },
+    Sending {
+        chunk: usize,
+        jobs: usize,
+        hash: String,
+        at: Time,
+    },
     /// It was accepted.
     Accepted { chunk: usize, ids: Vec<JobId> },
     /// It was refused, so none of it was accepted.
     Refused { chunk: usize },
     /// Every job has ended and the results are written.
-    Finished { at: Time, succeeded: u64, failed: u64 },
+    Finished {
+        at: Time,
+        succeeded: u64,
+        failed: u64,
+    },
 }
 
 /// How a batch ended.
@@ -65,17 +79,33 @@ impl Standing {
     }
 
     fn begin(batch: Uuid, url: String, at: Time) -> Self {
-        Self { batch, url, begun_at: at, sent: Vec::new(), sent_at: at, finished: None }
+        Self {
+            batch,
+            url,
+            begun_at: at,
+            sent: Vec::new(),
+            sent_at: at,
+            finished: None,
+        }
     }
 
     fn apply(&mut self, entry: Entry) -> Result<(), String> {
         match entry {
             Entry::Begun { .. } => return Err("begins twice".into()),
-            Entry::Sending { chunk, jobs, hash, at } => {
+            Entry::Sending {
+                chunk,
+                jobs,
+                hash,
+                at,
+            } => {
                 if chunk != self.sent.len() || self.sent.iter().any(|sent| sent.ids.is_none()) {
                     return Err(format!("sends chunk {chunk} out of turn"));
                 }
-                self.sent.push(Sent { jobs, hash, ids: None });
+                self.sent.push(Sent {
+                    jobs,
+                    hash,
+                    ids: None,
+                });
                 self.sent_at = at;
                 self.finished = None;
             }
@@ -89,8 +119,16 @@ impl Standing {
                 }
                 self.sent.pop();
             }
-            Entry::Finished { at, succeeded, failed } => {
-                self.finished = Some(Finished { at, succeeded, failed });
+            Entry::Finished {
+                at,
+                succeeded,
+                failed,
+            } => {
+                self.finished = Some(Finished {
+                    at,
+                    succeeded,
+                    failed,
+                });
             }
         }
         Ok(())
@@ -106,7 +144,15 @@ fn replay(text: &str) -> Result<(Option<Standing>, usize), String> {
         let fault = |problem: String| format!("line {}: {problem}", index + 1);
         let entry: Entry = serde_json::from_str(line).map_err(|error| fault(error.to_string()))?;
         match (&mut standing, entry) {
-            (None, Entry::Begun { version: VERSION, batch, url, at }) => {
+            (
+                None,
+                Entry::Begun {
+                    version: VERSION,
+                    batch,
+                    url,
+                    at,
+                },
+            ) => {
                 standing = Some(Standing::begin(batch, url, at));
             }
             (None, Entry::Begun { version, .. }) => {
@@ -165,9 +211,13 @@ impl Journal {
             file.set_len(whole as u64).map_err(io())?;
             file.seek(SeekFrom::End(0)).map_err(io())?;
         }
-        let standing =
-            standing.unwrap_or_else(|| Standing::begin(Uuid::now_v7(), url.into(), now));
-        Ok(Self { path: path.to_owned(), file, standing, is_new })
+        let standing = standing.unwrap_or_else(|| Standing::begin(Uuid::now_v7(), url.into(), now));
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+            standing,
+            is_new,
+        })
     }
 
     pub(super) fn standing(&self) -> &Standing {
@@ -176,13 +226,22 @@ impl Journal {
 
     /// Leaves nothing behind of a batch that was never begun.
     pub(super) fn abandon(self) {
-        if self.file.metadata().is_ok_and(|metadata| metadata.len() == 0) {
+        if self
+            .file
+            .metadata()
+            .is_ok_and(|metadata| metadata.len() == 0)
+        {
             let _ = std::fs::remove_file(&self.path);
         }
     }
 
     /// A chunk is about to be sent. One that is sent again is in the journal already.
-    pub(super) fn sending(&mut self, number: usize, chunk: &Chunk, now: Time) -> Result<(), Failure> {
+    pub(super) fn sending(
+        &mut self,
+        number: usize,
+        chunk: &Chunk,
+        now: Time,
+    ) -> Result<(), Failure> {
         if self.standing.sent.len() > number {
             return Ok(());
         }
@@ -219,8 +278,16 @@ impl Journal {
 
     /// Every job has ended and the results are written.
     pub(super) fn finished(&mut self, finished: Finished) -> Result<(), Failure> {
-        let Finished { at, succeeded, failed } = finished;
-        self.add(Entry::Finished { at, succeeded, failed })
+        let Finished {
+            at,
+            succeeded,
+            failed,
+        } = finished;
+        self.add(Entry::Finished {
+            at,
+            succeeded,
+            failed,
+        })
     }
 
     fn add(&mut self, entry: Entry) -> Result<(), Failure> {
@@ -249,7 +316,11 @@ mod tests {
     const URL: &str = "http://127.0.0.1:3000/";
 
     fn chunk(lines: &[u64], hash: &str) -> Chunk {
-        Chunk { offset: 0, lines: lines.to_vec(), hash: hash.into() }
+        Chunk {
+            offset: 0,
+            lines: lines.to_vec(),
+            hash: hash.into(),
+        }
     }
 
     fn ids(count: usize) -> Vec<JobId> {
@@ -277,8 +348,16 @@ mod tests {
 
         let mut journal = open(&dir);
         let expected = [
-            Sent { jobs: 2, hash: "a".into(), ids: Some(first) },
-            Sent { jobs: 1, hash: "b".into(), ids: None },
+            Sent {
+                jobs: 2,
+                hash: "a".into(),
+                ids: Some(first),
+            },
+            Sent {
+                jobs: 1,
+                hash: "b".into(),
+                ids: None,
+            },
         ];
         assert_eq!(journal.standing().sent, expected);
         assert_eq!(journal.standing().batch, batch);
@@ -311,7 +390,9 @@ mod tests {
         let old = journal.standing().batch;
         drop(journal);
 
-        Journal::open(&path(&dir), URL, true, NOW).unwrap().abandon();
+        Journal::open(&path(&dir), URL, true, NOW)
+            .unwrap()
+            .abandon();
         assert_eq!(open(&dir).standing().batch, old);
 
         let mut again = Journal::open(&path(&dir), URL, true, NOW).unwrap();
@@ -353,7 +434,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut journal = open(&dir);
         journal.sending(0, &chunk(&[1], "a"), NOW).unwrap();
-        assert_eq!(journal.standing().doubtful(NOW + Duration::from_secs(60)), None);
+        assert_eq!(
+            journal.standing().doubtful(NOW + Duration::from_secs(60)),
+            None
+        );
         assert_eq!(journal.standing().doubtful(NOW + REMEMBERED), Some(0));
         journal.accepted(0, ids(1)).unwrap();
         assert_eq!(journal.standing().doubtful(NOW + REMEMBERED), None);
@@ -365,7 +449,11 @@ mod tests {
         let mut journal = open(&dir);
         journal.sending(0, &chunk(&[1], "a"), NOW).unwrap();
         journal.accepted(0, ids(1)).unwrap();
-        let end = Finished { at: NOW, succeeded: 1, failed: 0 };
+        let end = Finished {
+            at: NOW,
+            succeeded: 1,
+            failed: 0,
+        };
         journal.finished(end).unwrap();
         assert_eq!(journal.standing().finished, Some(end));
         journal.sending(1, &chunk(&[2], "b"), NOW).unwrap();

@@ -68,10 +68,13 @@ impl Content {
     }
 
     pub(super) fn finish(self) -> String {
-        self.0.finalize().iter().fold(String::with_capacity(64), |mut hex, byte| {
-            let _ = write!(hex, "{byte:02x}");
-            hex
-        })
+        self.0
+            .finalize()
+            .iter()
+            .fold(String::with_capacity(64), |mut hex, byte| {
+                let _ = write!(hex, "{byte:02x}");
+                hex
+            })
     }
 }
 
@@ -159,7 +162,10 @@ mod tests {
 
     use super::*;
 
-    const LIMITS: Limits = Limits { jobs: 3, bytes: 100 };
+    const LIMITS: Limits = Limits {
+        jobs: 3,
+        bytes: 100,
+    };
 
     fn plan(bodies: &[String], limits: Limits, sent: &[Sent]) -> Vec<Chunk> {
         let mut planner = Planner::new(limits, sent);
@@ -172,7 +178,11 @@ mod tests {
     fn sent(chunks: &[Chunk]) -> Vec<Sent> {
         chunks
             .iter()
-            .map(|chunk| Sent { jobs: chunk.lines.len(), hash: chunk.hash.clone(), ids: None })
+            .map(|chunk| Sent {
+                jobs: chunk.lines.len(),
+                hash: chunk.hash.clone(),
+                ids: None,
+            })
             .collect()
     }
 
@@ -183,11 +193,20 @@ mod tests {
     #[test]
     fn chunks_are_cut_by_number_and_by_size() {
         let by_number = plan(&bodies(&["a", "b", "c", "d"]), LIMITS, &[]);
-        assert_eq!(by_number.iter().map(|c| c.lines.clone()).collect::<Vec<_>>(), [vec![1, 2, 3], vec![4]]);
+        assert_eq!(
+            by_number
+                .iter()
+                .map(|c| c.lines.clone())
+                .collect::<Vec<_>>(),
+            [vec![1, 2, 3], vec![4]]
+        );
         assert_eq!(by_number[1].offset, 30);
         let large = "x".repeat(150);
         let by_size = plan(&bodies(&["a", &large, "b"]), LIMITS, &[]);
-        assert_eq!(by_size.iter().map(|c| c.lines.clone()).collect::<Vec<_>>(), [vec![1], vec![2], vec![3]]);
+        assert_eq!(
+            by_size.iter().map(|c| c.lines.clone()).collect::<Vec<_>>(),
+            [vec![1], vec![2], vec![3]]
+        );
         assert!(plan(&[], LIMITS, &[]).is_empty());
     }
 
@@ -205,7 +224,10 @@ mod tests {
         let before = plan(&bodies(&["a", "b", "c", "d"]), LIMITS, &[]);
         let changed = bodies(&["a", "b", "c", "D"]);
         let first_only = sent(&before[..1]);
-        assert_eq!(check(&plan(&changed, LIMITS, &first_only), &first_only), Ok(()));
+        assert_eq!(
+            check(&plan(&changed, LIMITS, &first_only), &first_only),
+            Ok(())
+        );
         let both = sent(&before);
         let found = check(&plan(&changed, LIMITS, &both), &both);
         assert_eq!(found, Err((1, Some("line 4".into()))));

@@ -142,6 +142,9 @@ mod tests {
     #[test]
     fn a_line_says_how_far_how_fast_and_how_long() {
         assert_eq!(line(0, 10, 0, 0.0), "0 of 10 done");
-        assert_eq!(line(40, 100, 3, 2.0), "40 of 100 done, 3 did not succeed, 2.0/s, about 30s left");
+        assert_eq!(
+            line(40, 100, 3, 2.0),
+            "40 of 100 done, 3 did not succeed, 2.0/s, about 30s left"
+        );
     }
 }

@@ -60,7 +60,15 @@ impl ResultLine {
             message: "the server does not know this job; was its history pruned?".into(),
         };
         let error = Some(error);
-        Self { line, id, state: None, text: None, model: None, usage: None, error }
+        Self {
+            line,
+            id,
+            state: None,
+            text: None,
+            model: None,
+            usage: None,
+            error,
+        }
     }
 
     pub(super) fn succeeded(&self) -> bool {
@@ -89,8 +97,18 @@ impl Part {
     /// Opens the results of an earlier run, or begins. What is not a result of the job that
     /// `expected` names for its line is passed over: it is of another batch, or was cut short.
     pub(super) fn open(path: &Path, expected: impl Fn(u64) -> Option<JobId>) -> io::Result<Self> {
-        let file = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(path)?;
-        let mut part = Self { path: path.to_owned(), file, end: 0, places: BTreeMap::new() };
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .open(path)?;
+        let mut part = Self {
+            path: path.to_owned(),
+            file,
+            end: 0,
+            places: BTreeMap::new(),
+        };
         let mut reader = BufReader::new(part.file.try_clone()?);
         let mut line = Vec::new();
         loop {
@@ -103,7 +121,14 @@ impl Part {
                 && expected(result.line) == Some(result.id)
             {
                 let succeeded = result.succeeded();
-                part.places.insert(result.line, Place { offset: part.end, length, succeeded });
+                part.places.insert(
+                    result.line,
+                    Place {
+                        offset: part.end,
+                        length,
+                        succeeded,
+                    },
+                );
             }
             part.end += length;
         }
@@ -133,7 +158,11 @@ impl Part {
         self.file.seek(SeekFrom::Start(self.end))?;
         self.file.write_all(&line)?;
         let length = line.len() as u64;
-        let place = Place { offset: self.end, length, succeeded: result.succeeded() };
+        let place = Place {
+            offset: self.end,
+            length,
+            succeeded: result.succeeded(),
+        };
         self.places.insert(result.line, place);
         self.end += length;
         Ok(())
@@ -155,7 +184,10 @@ impl Part {
             self.file.seek(SeekFrom::Start(place.offset))?;
             io::copy(&mut (&mut self.file).take(place.length), &mut writer)?;
         }
-        writer.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
+        writer
+            .into_inner()
+            .map_err(io::IntoInnerError::into_error)?
+            .sync_all()?;
         fs::rename(&draft, output)?;
         fs::remove_file(&self.path)
     }
@@ -192,14 +224,20 @@ mod tests {
         let ids: Vec<JobId> = (0..3).map(|_| JobId::generate()).collect();
         let mut part = Part::open(&path, |_| None).unwrap();
         for line in [3, 1, 2] {
-            part.add(&result(line, ids[line as usize - 1], "ä\nb")).unwrap();
+            part.add(&result(line, ids[line as usize - 1], "ä\nb"))
+                .unwrap();
         }
         assert_eq!((part.len(), part.succeeded()), (3, 3));
         part.finish(&output).unwrap();
         let text = fs::read_to_string(&output).unwrap();
-        let lines: Vec<ResultLine> =
-            text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-        assert_eq!(lines.iter().map(|result| result.line).collect::<Vec<_>>(), [1, 2, 3]);
+        let lines: Vec<ResultLine> = text
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        assert_eq!(
+            lines.iter().map(|result| result.line).collect::<Vec<_>>(),
+            [1, 2, 3]
+        );
         assert_eq!(lines[0].text.as_deref(), Some("ä\nb"));
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
@@ -212,7 +250,8 @@ mod tests {
         let ids: Vec<JobId> = (0..3).map(|_| JobId::generate()).collect();
         let mut part = Part::open(&path, |_| None).unwrap();
         part.add(&result(2, ids[1], "two")).unwrap();
-        part.add(&result(1, JobId::generate(), "of another batch")).unwrap();
+        part.add(&result(1, JobId::generate(), "of another batch"))
+            .unwrap();
         part.file.write_all(b"{\"line\":3,\"id\":\"01").unwrap();
         drop(part);
 
@@ -223,15 +262,26 @@ mod tests {
         part.finish(&output).unwrap();
         let text = fs::read_to_string(&output).unwrap();
         assert_eq!(text.lines().count(), 2);
-        assert!(text.contains("\"one\"") && text.contains("\"two\""), "{text}");
+        assert!(
+            text.contains("\"one\"") && text.contains("\"two\""),
+            "{text}"
+        );
     }
 
     #[test]
     fn a_result_has_every_field_whatever_happened() {
         let line = serde_json::to_value(ResultLine::unknown(7, JobId::generate())).unwrap();
-        let mut keys: Vec<&str> = line.as_object().unwrap().keys().map(String::as_str).collect();
+        let mut keys: Vec<&str> = line
+            .as_object()
+            .unwrap()
+            .keys()
+            .map(String::as_str)
+            .collect();
         keys.sort_unstable();
-        assert_eq!(keys, ["error", "id", "line", "model", "state", "text", "usage"]);
+        assert_eq!(
+            keys,
+            ["error", "id", "line", "model", "state", "text", "usage"]
+        );
         assert_eq!(line["error"]["code"], "not_found");
     }
 }

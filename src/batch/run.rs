@@ -38,7 +38,7 @@ const SERVER_FAULTS: u32 = 10;
 /// How long a poll waits when no other job is waiting for its turn.
 const PATIENT: Duration = Duration::from_secs(30);
 /// How long it waits when others are.
-const BRIEF: Duration = Duration::from_secs(2);
+const BRIEF: Duration = Duration::from_secs(1);
 
 /// What to run and how.
 #[derive(Debug)]
@@ -75,7 +75,9 @@ struct Summary<'a> {
 /// Runs the file to the end, going on where an earlier run stopped.
 pub(crate) async fn run(client: &Client, options: &Options<'_>) -> Result<Exit, Failure> {
     let stem = stem(options.file);
-    let results = options.output.map_or_else(|| with_suffix(&stem, ".results.jsonl"), Path::to_owned);
+    let results = options
+        .output
+        .map_or_else(|| with_suffix(&stem, ".results.jsonl"), Path::to_owned);
     let mut lines = Lines::open(options.file).map_err(Failure::io(show(options.file)))?;
     let mut journal = Journal::open(
         &with_suffix(&stem, ".sluice-state.jsonl"),
@@ -115,8 +117,7 @@ pub(crate) async fn run(client: &Client, options: &Options<'_>) -> Result<Exit, 
         // Lines were added to a batch that was done: its results need not be asked for again.
         std::fs::copy(&results, &part_path).map_err(part_io())?;
     }
-    let mut part =
-        Part::open(&part_path, |line| known.get(&line).copied()).map_err(part_io())?;
+    let mut part = Part::open(&part_path, |line| known.get(&line).copied()).map_err(part_io())?;
     if !journal.is_new {
         output::note(&format!(
             "going on with the batch of {}: {} of {jobs} submitted, {} done",
@@ -126,13 +127,26 @@ pub(crate) async fn run(client: &Client, options: &Options<'_>) -> Result<Exit, 
         ));
     }
     let failed = part.len() - part.succeeded();
-    let progress = RefCell::new(Progress::begin(jobs, known.len() as u64, part.len(), failed));
+    let progress = RefCell::new(Progress::begin(
+        jobs,
+        known.len() as u64,
+        part.len(),
+        failed,
+    ));
     let (found, submitted) = mpsc::unbounded_channel();
     for (line, id) in known.into_iter().filter(|(line, _)| !part.has(*line)) {
         // The receiver is right here.
         let _ = found.send((line, id));
     }
-    let submitting = submit(client, options, &mut lines, &chunks, &mut journal, found, &progress);
+    let submitting = submit(
+        client,
+        options,
+        &mut lines,
+        &chunks,
+        &mut journal,
+        found,
+        &progress,
+    );
     let collecting = async {
         if options.no_wait {
             // Lets go of the channel: nobody is to be waited for.
@@ -177,7 +191,11 @@ pub(crate) async fn run(client: &Client, options: &Options<'_>) -> Result<Exit, 
     }
     let succeeded = part.succeeded();
     part.finish(&results).map_err(Failure::io(show(&results)))?;
-    journal.finished(Finished { at: clock::now(), succeeded, failed: jobs - succeeded })?;
+    journal.finished(Finished {
+        at: clock::now(),
+        succeeded,
+        failed: jobs - succeeded,
+    })?;
     summarize(&journal, options, Some(&results), jobs, succeeded)
 }
 
@@ -188,7 +206,10 @@ fn scan(
     journal: &Journal,
 ) -> Result<Vec<Chunk>, Failure> {
     let standing = journal.standing();
-    let limits = Limits { jobs: options.chunk, bytes: CHUNK_BYTES };
+    let limits = Limits {
+        jobs: options.chunk,
+        bytes: CHUNK_BYTES,
+    };
     let mut planner = Planner::new(limits, &standing.sent);
     let (mut bad, mut shown) = (0, String::new());
     let io = || Failure::io(show(options.file));
@@ -207,7 +228,11 @@ fn scan(
         }
     }
     if bad > 0 {
-        let more = if bad > SHOWN { format!("\n  and {} more", bad - SHOWN) } else { String::new() };
+        let more = if bad > SHOWN {
+            format!("\n  and {} more", bad - SHOWN)
+        } else {
+            String::new()
+        };
         let lines = if bad == 1 { "line" } else { "lines" };
         return Err(Failure::usage(format!(
             "{}: {bad} bad {lines}; nothing was submitted{shown}{more}",
@@ -216,7 +241,10 @@ fn scan(
     }
     let chunks = planner.finish();
     if chunks.is_empty() {
-        return Err(Failure::usage(format!("{} holds no jobs", show(options.file))));
+        return Err(Failure::usage(format!(
+            "{} holds no jobs",
+            show(options.file)
+        )));
     }
     check(&chunks, &standing.sent).map_err(|(number, now)| {
         let where_now = now.unwrap_or_else(|| format!("the lines of chunk {number}"));
@@ -242,13 +270,19 @@ fn scan(
 /// away and come back; to begin with, it must be there.
 async fn reach(client: &Client, journal: &Journal) -> Result<(), Failure> {
     let standing = journal.standing();
-    let first = standing.sent.iter().filter_map(|chunk| chunk.ids.as_ref()?.first()).next();
+    let first = standing
+        .sent
+        .iter()
+        .filter_map(|chunk| chunk.ids.as_ref()?.first())
+        .next();
     let answer = match first {
         Some(id) => client.job(*id, None).await.map(drop),
         None => client.health().await.map(drop),
     };
     match answer {
-        Err(error) if error.is_not_found() && first.is_some() && !is_same(client, &standing.url) => {
+        Err(error)
+            if error.is_not_found() && first.is_some() && !is_same(client, &standing.url) =>
+        {
             Err(Failure::usage(format!(
                 "this batch was begun at {}, and {} does not know its jobs; set SLUICE_URL back, \
                  or begin anew with --again",
@@ -288,7 +322,12 @@ async fn submit(
     progress: &RefCell<Progress>,
 ) -> Result<(), Failure> {
     for (number, chunk) in chunks.iter().enumerate() {
-        if journal.standing().sent.get(number).is_some_and(|sent| sent.ids.is_some()) {
+        if journal
+            .standing()
+            .sent
+            .get(number)
+            .is_some_and(|sent| sent.ids.is_some())
+        {
             continue;
         }
         let body = read_chunk(lines, options, chunk)?;
@@ -327,8 +366,12 @@ fn read_chunk(
     chunk: &Chunk,
 ) -> Result<Vec<u8>, Failure> {
     let io = || Failure::io(show(options.file));
-    let changed =
-        || Failure::usage(format!("{} changed while it was read; run again", show(options.file)));
+    let changed = || {
+        Failure::usage(format!(
+            "{} changed while it was read; run again",
+            show(options.file)
+        ))
+    };
     let first = chunk.lines.first().copied().unwrap_or(1);
     lines.seek(first, chunk.offset).map_err(io())?;
     let mut content = Content::default();
@@ -348,7 +391,11 @@ fn read_chunk(
         body.extend_from_slice(&job);
     }
     body.push(b']');
-    if content.finish() == chunk.hash { Ok(body) } else { Err(changed()) }
+    if content.finish() == chunk.hash {
+        Ok(body)
+    } else {
+        Err(changed())
+    }
 }
 
 /// Sends a chunk until it is accepted or refused.
@@ -361,7 +408,13 @@ async fn send(
     let mut failures = 0;
     loop {
         match client.submit_array(body.to_vec(), key).await {
-            Ok(receipts) => return Ok(receipts.jobs.into_iter().map(|receipt| receipt.id).collect()),
+            Ok(receipts) => {
+                return Ok(receipts
+                    .jobs
+                    .into_iter()
+                    .map(|receipt| receipt.id)
+                    .collect());
+            }
             Err(error) => {
                 failures += 1;
                 // A conflict is an earlier try of the same chunk that is still under way.
@@ -380,20 +433,38 @@ async fn send(
 /// A refused chunk in terms of the file: `[3].prompt` becomes the line that it is.
 fn refusal(error: ClientError, chunk: &Chunk) -> Failure {
     match error {
-        ClientError::Refused { problem, retry_after, key_source } => {
+        ClientError::Refused {
+            problem,
+            retry_after,
+            key_source,
+        } => {
             let mut problem: Problem = *problem;
             for fault in &mut problem.errors {
-                if let Some((index, rest)) =
-                    fault.field.strip_prefix('[').and_then(|field| field.split_once(']'))
-                    && let Some(line) = index.parse().ok().and_then(|index: usize| chunk.lines.get(index))
+                if let Some((index, rest)) = fault
+                    .field
+                    .strip_prefix('[')
+                    .and_then(|field| field.split_once(']'))
+                    && let Some(line) = index
+                        .parse()
+                        .ok()
+                        .and_then(|index: usize| chunk.lines.get(index))
                 {
                     fault.field = format!("line {line}{}", rest.replacen('.', ", ", 1));
                 }
             }
             let place = chunk.describe();
-            let hint = if problem.status == 413 { "; try a smaller --chunk" } else { "" };
+            let hint = if problem.status == 413 {
+                "; try a smaller --chunk"
+            } else {
+                ""
+            };
             problem.detail = format!("{place}: {}{hint}", problem.detail);
-            ClientError::Refused { problem: Box::new(problem), retry_after, key_source }.into()
+            ClientError::Refused {
+                problem: Box::new(problem),
+                retry_after,
+                key_source,
+            }
+            .into()
         }
         other => other.into(),
     }
@@ -421,7 +492,11 @@ async fn collect(
         while looks.len() < concurrency
             && let Some((line, id)) = waiting.pop_front()
         {
-            let patience = if waiting.is_empty() && !is_open { PATIENT } else { BRIEF };
+            let patience = if waiting.is_empty() && !is_open {
+                PATIENT
+            } else {
+                BRIEF
+            };
             looks.push(look(client, line, id, patience, progress));
         }
         tokio::select! {
@@ -478,9 +553,19 @@ fn summarize(
     let batch = journal.standing().batch;
     let failed = jobs - succeeded;
     if options.json {
-        output::json(&Summary { batch, file: options.file, results, jobs, succeeded, failed })?;
+        output::json(&Summary {
+            batch,
+            file: options.file,
+            results,
+            jobs,
+            succeeded,
+            failed,
+        })?;
     } else if let Some(results) = results {
-        output::line(&format!("{succeeded} of {jobs} succeeded; results in {}", show(results)))?;
+        output::line(&format!(
+            "{succeeded} of {jobs} succeeded; results in {}",
+            show(results)
+        ))?;
     } else {
         output::line(&format!("{jobs} submitted"))?;
     }
@@ -489,8 +574,14 @@ fn summarize(
 
 /// The path without the `.jsonl` that its neighbours are named after.
 fn stem(file: &Path) -> PathBuf {
-    let is_jsonl = file.extension().is_some_and(|extension| extension == "jsonl");
-    if is_jsonl { file.with_extension("") } else { file.to_owned() }
+    let is_jsonl = file
+        .extension()
+        .is_some_and(|extension| extension == "jsonl");
+    if is_jsonl {
+        file.with_extension("")
+    } else {
+        file.to_owned()
+    }
 }
 
 fn show(path: &Path) -> String {

@@ -99,10 +99,9 @@ impl ClientError {
             Self::Refused { problem, .. } => is_transient_status(problem.status),
             // A proxy in front of a server that restarts.
             Self::NotSluice { status, .. } => is_transient_status(*status),
-            Self::BadUrl { .. }
-            | Self::BadKey(_)
-            | Self::BadIdempotencyKey
-            | Self::Setup(_) => false,
+            Self::BadUrl { .. } | Self::BadKey(_) | Self::BadIdempotencyKey | Self::Setup(_) => {
+                false
+            }
         }
     }
 
@@ -159,14 +158,18 @@ impl ClientError {
 
     fn hint(&self) -> Option<String> {
         match self {
-            Self::NoAnswer { .. } => Some(
-                "start one with `sluice up`, or set SLUICE_URL to where it runs".into(),
-            ),
+            Self::NoAnswer { .. } => {
+                Some("start one with `sluice up`, or set SLUICE_URL to where it runs".into())
+            }
             Self::Lost { .. } => Some("whether it was done is unknown; look, or try again".into()),
             Self::NotSluice { .. } => {
                 Some("is SLUICE_URL the address of Sluice, or of something else?".into())
             }
-            Self::Refused { problem, retry_after, key_source } => match problem.status {
+            Self::Refused {
+                problem,
+                retry_after,
+                key_source,
+            } => match problem.status {
                 401 => Some(match key_source {
                     KeySource::Variable => "the key in SLUICE_API_KEY is unknown here or revoked; \
                         an admin makes one with `sluice keys create NAME --scope submit`"
@@ -183,8 +186,10 @@ impl ClientError {
                         path.display()
                     ),
                 }),
-                403 => Some(format!("the key from {key_source} may not do this; `sluice keys list` \
-                    shows what each may do")),
+                403 => Some(format!(
+                    "the key from {key_source} may not do this; `sluice keys list` \
+                    shows what each may do"
+                )),
                 429 | 503 => Some(match retry_after {
                     Some(pause) => {
                         format!("try again in {}", crate::output::rough(*pause))
@@ -202,13 +207,21 @@ impl ClientError {
 /// A problem document for a terminal.
 fn render(problem: &Problem) -> String {
     let inert = crate::output::inert;
-    let mut text = format!("error[{}]: {}", inert(&problem.code), inert(&problem.detail));
+    let mut text = format!(
+        "error[{}]: {}",
+        inert(&problem.code),
+        inert(&problem.detail)
+    );
     // A single fault is often all that the detail says.
-    let is_said = |error: &&FieldError| {
-        problem.detail == format!("{}: {}", error.field, error.detail)
-    };
+    let is_said =
+        |error: &&FieldError| problem.detail == format!("{}: {}", error.field, error.detail);
     for error in problem.errors.iter().filter(|error| !is_said(error)) {
-        let _ = write!(text, "\n  {}: {}", inert(&error.field), inert(&error.detail));
+        let _ = write!(
+            text,
+            "\n  {}: {}",
+            inert(&error.field),
+            inert(&error.detail)
+        );
     }
     text
 }
@@ -219,7 +232,9 @@ fn is_transient_status(status: u16) -> bool {
 
 fn pause(asked: Option<Duration>, failures: u32, chance: f64) -> Duration {
     let doublings = failures.saturating_sub(1).min(10);
-    let full = Duration::from_millis(250).saturating_mul(1 << doublings).min(MAX_PAUSE);
+    let full = Duration::from_millis(250)
+        .saturating_mul(1 << doublings)
+        .min(MAX_PAUSE);
     let own = full.mul_f64(1.0 - chance / 2.0);
     asked.map_or(own, |asked| asked.min(Duration::from_secs(60)).max(own))
 }
@@ -235,35 +250,64 @@ mod tests {
             status,
             detail: "the job cannot be".into(),
             code: "invalid_job".into(),
-            errors: vec![FieldError { field: "[3].prompt".into(), detail: "is empty".into() }],
+            errors: vec![FieldError {
+                field: "[3].prompt".into(),
+                detail: "is empty".into(),
+            }],
         };
-        ClientError::Refused { problem: Box::new(problem), retry_after: None, key_source }
+        ClientError::Refused {
+            problem: Box::new(problem),
+            retry_after: None,
+            key_source,
+        }
     }
 
     #[test]
     fn a_problem_shows_its_code_its_fields_and_a_way_out() {
         let text = refused(422, KeySource::Variable).explain();
-        assert_eq!(text, "error[invalid_job]: the job cannot be\n  [3].prompt: is empty");
+        assert_eq!(
+            text,
+            "error[invalid_job]: the job cannot be\n  [3].prompt: is empty"
+        );
         let text = refused(401, KeySource::None("/data/admin.key".into())).explain();
-        assert!(text.contains("/data/admin.key") && text.contains("SLUICE_API_KEY"), "{text}");
+        assert!(
+            text.contains("/data/admin.key") && text.contains("SLUICE_API_KEY"),
+            "{text}"
+        );
         let text = refused(403, KeySource::File("/data/admin.key".into())).explain();
-        assert!(text.contains("hint: the key from /data/admin.key may not"), "{text}");
+        assert!(
+            text.contains("hint: the key from /data/admin.key may not"),
+            "{text}"
+        );
     }
 
     #[test]
     fn a_server_that_is_not_there_says_how_to_start_one() {
         let url = "http://127.0.0.1:3000".parse().unwrap();
-        let text = ClientError::NoAnswer { url, cause: "refused".into() }.explain();
-        assert!(text.contains("http://127.0.0.1:3000") && text.contains("sluice up"), "{text}");
+        let text = ClientError::NoAnswer {
+            url,
+            cause: "refused".into(),
+        }
+        .explain();
+        assert!(
+            text.contains("http://127.0.0.1:3000") && text.contains("sluice up"),
+            "{text}"
+        );
     }
 
     #[test]
     fn what_may_pass_is_tried_again_and_the_rest_is_not() {
         for status in [408, 429, 500, 502, 503, 504] {
-            assert!(refused(status, KeySource::Variable).is_transient(), "{status}");
+            assert!(
+                refused(status, KeySource::Variable).is_transient(),
+                "{status}"
+            );
         }
         for status in [400, 401, 403, 404, 409, 413, 422] {
-            assert!(!refused(status, KeySource::Variable).is_transient(), "{status}");
+            assert!(
+                !refused(status, KeySource::Variable).is_transient(),
+                "{status}"
+            );
         }
     }
 
@@ -273,7 +317,13 @@ mod tests {
         assert_eq!(pause(None, 3, 0.0), Duration::from_secs(1));
         assert_eq!(pause(None, 1000, 0.0), MAX_PAUSE);
         assert_eq!(pause(None, 3, 1.0), Duration::from_millis(500));
-        assert_eq!(pause(Some(Duration::from_secs(5)), 1, 0.0), Duration::from_secs(5));
-        assert_eq!(pause(Some(Duration::from_secs(9999)), 1, 0.0), Duration::from_secs(60));
+        assert_eq!(
+            pause(Some(Duration::from_secs(5)), 1, 0.0),
+            Duration::from_secs(5)
+        );
+        assert_eq!(
+            pause(Some(Duration::from_secs(9999)), 1, 0.0),
+            Duration::from_secs(60)
+        );
     }
 }

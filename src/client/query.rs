@@ -61,7 +61,11 @@ mod tests {
             limit: Some(5),
             ..JobQuery::default()
         };
-        let expected = [("state", "queued,running"), ("metadata.team", "a b"), ("limit", "5")];
+        let expected = [
+            ("state", "queued,running"),
+            ("metadata.team", "a b"),
+            ("limit", "5"),
+        ];
         let expected: Vec<_> = expected.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
         assert_eq!(query.pairs(), expected);
     }

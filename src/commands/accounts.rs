@@ -74,7 +74,11 @@ pub(crate) async fn run(args: &Args, home: &Home) -> Result<Exit, Failure> {
     };
     let mut all = true;
     for id in ids {
-        let done = if pause { client.pause(id).await } else { client.resume(id).await };
+        let done = if pause {
+            client.pause(id).await
+        } else {
+            client.resume(id).await
+        };
         match done {
             Ok(account) if args.json => output::json_line(&account)?,
             Ok(account) => output::line(&format!("{id} is {}", account.standing.as_str()))?,
@@ -89,27 +93,47 @@ pub(crate) async fn run(args: &Args, home: &Home) -> Result<Exit, Failure> {
 
 fn table(accounts: &[AccountView], now: Time) -> Table {
     let mut table = output::columns([
-        "ACCOUNT", "PROVIDER", "STANDING", "IN FLIGHT", "WORKERS", "MODELS", "TAGS", "",
+        "ACCOUNT",
+        "PROVIDER",
+        "STANDING",
+        "IN FLIGHT",
+        "WORKERS",
+        "MODELS",
+        "TAGS",
+        "",
     ]);
     for account in accounts {
         let cooling = account.cooldown_until.filter(|until| *until > now);
         let standing = match cooling {
             Some(until) => {
-                format!("{}, cooling, back {}", account.standing.as_str(), relative(until, now))
+                format!(
+                    "{}, cooling, back {}",
+                    account.standing.as_str(),
+                    relative(until, now)
+                )
             }
             None => account.standing.as_str().into(),
         };
-        let models =
-            if account.models.is_empty() { "any".into() } else { account.models.join(", ") };
+        let models = if account.models.is_empty() {
+            "any".into()
+        } else {
+            account.models.join(", ")
+        };
         table.add_row([
             account.id.to_string(),
             account.provider.clone(),
             standing,
             format!("{}/{}", account.in_flight, account.max_concurrency),
-            account.workers.map_or_else(|| "?".into(), |workers| workers.to_string()),
+            account
+                .workers
+                .map_or_else(|| "?".into(), |workers| workers.to_string()),
             one_line(&models, 60),
             one_line(&account.tags.join(", "), 40),
-            account.reason.as_deref().map(|reason| one_line(reason, 80)).unwrap_or_default(),
+            account
+                .reason
+                .as_deref()
+                .map(|reason| one_line(reason, 80))
+                .unwrap_or_default(),
         ]);
     }
     table
@@ -131,7 +155,14 @@ mod tests {
         .unwrap();
         let now = "2026-11-23T20:00:00.000Z".parse().unwrap();
         let text = table(&[account], now).to_string();
-        for part in ["main", "cooling, back in 1m 0s", "3/8", "any", "fast, eu", "429: slow down"] {
+        for part in [
+            "main",
+            "cooling, back in 1m 0s",
+            "3/8",
+            "any",
+            "fast, eu",
+            "429: slow down",
+        ] {
             assert!(text.contains(part), "{part} is not in\n{text}");
         }
     }

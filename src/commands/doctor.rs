@@ -52,9 +52,15 @@ pub(crate) async fn run(args: &Args, file: Option<&Path>, home: &Home) -> Result
         findings.extend(Box::pin(checks::accounts(config, home)).await);
     }
     findings.extend(checks::server(&args.server.client(home)).await);
-    let ok = findings.iter().all(|finding| finding.status != Status::Wrong);
+    let ok = findings
+        .iter()
+        .all(|finding| finding.status != Status::Wrong);
     if args.json {
-        output::json(&Report { ok, checks: &findings, terms: TERMS })?;
+        output::json(&Report {
+            ok,
+            checks: &findings,
+            terms: TERMS,
+        })?;
         return Ok(Exit::when(ok));
     }
     let mut text: String = findings.iter().map(describe).collect();
@@ -73,7 +79,11 @@ fn describe(finding: &Finding) -> String {
         Status::Notice => '!',
         Status::Wrong => '✗',
     };
-    let mut text = format!("{sign} {}: {}\n", finding.name, output::one_line(&finding.found, 400));
+    let mut text = format!(
+        "{sign} {}: {}\n",
+        finding.name,
+        output::one_line(&finding.found, 400)
+    );
     if let Some(mend) = &finding.mend {
         let _ = writeln!(text, "    → {}", output::inert(mend));
     }
@@ -108,6 +118,9 @@ mod tests {
             describe(&finding),
             "✗ account main: no key found\n    → set ANTHROPIC_API_KEY\n"
         );
-        assert_eq!(describe(&Finding::good("data folder", "/data")), "✓ data folder: /data\n");
+        assert_eq!(
+            describe(&Finding::good("data folder", "/data")),
+            "✓ data folder: /data\n"
+        );
     }
 }

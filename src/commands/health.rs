@@ -33,7 +33,11 @@ pub(crate) async fn run(args: &Args, home: &Home) -> Result<Exit, Failure> {
             HealthStatus::Degraded => "degraded: jobs are accepted, but something is down",
             HealthStatus::Down => "down: jobs cannot be accepted",
         };
-        output::line(&format!("{status} (sluice {} at {})", health.version, client.url()))?;
+        output::line(&format!(
+            "{status} (sluice {} at {})",
+            health.version,
+            client.url()
+        ))?;
         for (name, plane) in &health.planes {
             let state = match (&plane.error, plane.up) {
                 (Some(error), false) => format!("down: {}", one_line(error, 200)),

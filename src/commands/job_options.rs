@@ -94,9 +94,13 @@ impl JobOptions {
         job.expires_at = job.expires_at.or(self.expires_at);
         job.timeout = job.timeout.or(self.timeout);
         job.max_attempts = job.max_attempts.or(self.max_attempts);
-        job.delivery = job.delivery.or(self.at_most_once.then_some(Delivery::AtMostOnce));
+        job.delivery = job
+            .delivery
+            .or(self.at_most_once.then_some(Delivery::AtMostOnce));
         for (key, value) in &self.metadata {
-            job.metadata.entry(key.clone()).or_insert_with(|| value.clone());
+            job.metadata
+                .entry(key.clone())
+                .or_insert_with(|| value.clone());
         }
         for (key, value) in &self.params {
             if !job.params.contains_key(key) {
@@ -127,10 +131,33 @@ mod tests {
     fn every_flag_reaches_its_field() {
         let mut job = NewJob::default();
         options(&[
-            "-m", "m1", "-s", "be brief", "-a", "main", "-t", "fast", "--tag", "eu", "-p", "-5",
-            "--delay", "1h 30m", "--expires-at", "2026-11-23T20:00:00Z", "--timeout", "90s",
-            "--max-attempts", "2", "--at-most-once", "--session", "s1", "--metadata", "team=a",
-            "--param", "temperature=0.2",
+            "-m",
+            "m1",
+            "-s",
+            "be brief",
+            "-a",
+            "main",
+            "-t",
+            "fast",
+            "--tag",
+            "eu",
+            "-p",
+            "-5",
+            "--delay",
+            "1h 30m",
+            "--expires-at",
+            "2026-11-23T20:00:00Z",
+            "--timeout",
+            "90s",
+            "--max-attempts",
+            "2",
+            "--at-most-once",
+            "--session",
+            "s1",
+            "--metadata",
+            "team=a",
+            "--param",
+            "temperature=0.2",
         ])
         .fill(&mut job);
         assert_eq!(
@@ -153,8 +180,18 @@ mod tests {
         .unwrap();
         let mut job = own.clone();
         options(&[
-            "--model", "x", "--tag", "x", "--run-at", "2026-11-23T20:00:00Z", "--metadata", "a=x",
-            "--metadata", "b=added", "--param", "n=2",
+            "--model",
+            "x",
+            "--tag",
+            "x",
+            "--run-at",
+            "2026-11-23T20:00:00Z",
+            "--metadata",
+            "a=x",
+            "--metadata",
+            "b=added",
+            "--param",
+            "n=2",
         ])
         .fill(&mut job);
         let mut expected = own;

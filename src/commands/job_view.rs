@@ -32,14 +32,22 @@ pub(crate) fn facts(job: &JobView, now: Time) -> String {
     if let Some(origin) = job.retry_of {
         fact("retry of", &origin.to_string());
     }
-    fact("submitted", &format!("{} ({})", relative(job.created_at, now), job.created_at));
+    fact(
+        "submitted",
+        &format!("{} ({})", relative(job.created_at, now), job.created_at),
+    );
     if let Some(took) = took(job) {
         fact("took", &took);
     }
     if let Some(result) = &job.result {
         fact("usage", &usage(&result.usage));
     }
-    for attempt in job.attempts.iter().flatten().filter(|attempt| attempt.error.is_some()) {
+    for attempt in job
+        .attempts
+        .iter()
+        .flatten()
+        .filter(|attempt| attempt.error.is_some())
+    {
         fact("attempt", &describe_attempt(attempt));
     }
     if let Some(error) = &job.error {
@@ -69,7 +77,9 @@ fn state(job: &JobView, now: Time) -> String {
             Some(time) => format!("queued, to run {}", relative(time, now)),
             None => "queued".into(),
         },
-        state if job.cancel_requested && !state.is_terminal() => format!("{state}, being cancelled"),
+        state if job.cancel_requested && !state.is_terminal() => {
+            format!("{state}, being cancelled")
+        }
         state => state.to_string(),
     }
 }
@@ -87,8 +97,15 @@ fn usage(usage: &Usage) -> String {
 }
 
 fn describe_attempt(attempt: &AttemptView) -> String {
-    let why = attempt.error.as_ref().map(describe_error).unwrap_or_default();
-    format!("{} on {}: {}: {why}", attempt.number, attempt.account, attempt.outcome)
+    let why = attempt
+        .error
+        .as_ref()
+        .map(describe_error)
+        .unwrap_or_default();
+    format!(
+        "{} on {}: {}: {why}",
+        attempt.number, attempt.account, attempt.outcome
+    )
 }
 
 #[cfg(test)]

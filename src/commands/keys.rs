@@ -79,7 +79,12 @@ impl ScopeName {
 
 impl clap::ValueEnum for ScopeName {
     fn value_variants<'a>() -> &'a [Self] {
-        &[Self(Scope::Read), Self(Scope::Submit), Self(Scope::Operate), Self(Scope::Admin)]
+        &[
+            Self(Scope::Read),
+            Self(Scope::Submit),
+            Self(Scope::Operate),
+            Self(Scope::Admin),
+        ]
     }
 
     fn to_possible_value(&self) -> Option<PossibleValue> {
@@ -99,9 +104,14 @@ pub(crate) async fn run(args: &Args, home: &Home) -> Result<Exit, Failure> {
             let now = clock::now();
             let mut table = output::columns(["ID", "NAME", "KEY", "SCOPES", "MADE", ""]);
             for key in &list.keys {
-                let scopes: Vec<&str> =
-                    key.scopes.iter().map(|scope| ScopeName(*scope).name()).collect();
-                let revoked = key.revoked_at.map(|at| format!("revoked {}", relative(at, now)));
+                let scopes: Vec<&str> = key
+                    .scopes
+                    .iter()
+                    .map(|scope| ScopeName(*scope).name())
+                    .collect();
+                let revoked = key
+                    .revoked_at
+                    .map(|at| format!("revoked {}", relative(at, now)));
                 table.add_row([
                     key.id.to_string(),
                     one_line(&key.name, 40),
@@ -115,7 +125,12 @@ pub(crate) async fn run(args: &Args, home: &Home) -> Result<Exit, Failure> {
         }
         Some(Action::Create { name, scopes }) => {
             let scopes = scopes.iter().map(|scope| scope.0).collect();
-            let created = client.create_key(&NewKey { name: name.clone(), scopes }).await?;
+            let created = client
+                .create_key(&NewKey {
+                    name: name.clone(),
+                    scopes,
+                })
+                .await?;
             if args.json {
                 output::json(&created)?;
             } else {
@@ -152,7 +167,10 @@ mod tests {
             other => panic!("{other:?}"),
         };
         assert_eq!(scopes(&["x", "create", "ci"]), ["submit"]);
-        assert_eq!(scopes(&["x", "create", "ci", "--scope", "read,operate"]), ["read", "operate"]);
+        assert_eq!(
+            scopes(&["x", "create", "ci", "--scope", "read,operate"]),
+            ["read", "operate"]
+        );
         assert!(Line::try_parse_from(["x", "create", "ci", "--scope", "root"]).is_err());
     }
 }

@@ -111,7 +111,9 @@ fn table(jobs: &[JobView], now: Time) -> Table {
     let mut table = output::columns(["ID", "STATE", "ACCOUNT", "CLIENT", "SUBMITTED", "TOOK", ""]);
     for job in jobs {
         let account = job.account.as_ref().map_or("-", AccountId::as_str);
-        let took = job.finished_at.map(|end| output::rough(end.since(job.created_at)));
+        let took = job
+            .finished_at
+            .map(|end| output::rough(end.since(job.created_at)));
         let end = match (&job.result, &job.error) {
             (Some(result), _) => one_line(&result.text, 40),
             (None, Some(error)) => one_line(&job_view::describe_error(error), 40),
@@ -142,7 +144,8 @@ fn moment(text: &str) -> Result<Time, String> {
     if let Ok(span) = text.parse::<Span>() {
         return Ok(clock::now() - span.0);
     }
-    text.parse().map_err(|_| "write RFC 3339 (2026-11-23T20:00:00Z) or a span (24h)".into())
+    text.parse()
+        .map_err(|_| "write RFC 3339 (2026-11-23T20:00:00Z) or a span (24h)".into())
 }
 
 #[cfg(test)]
@@ -169,7 +172,10 @@ mod tests {
     fn a_span_is_that_long_ago() {
         let day = moment("24h").unwrap();
         assert!(clock::now().since(day).as_secs().abs_diff(86_400) < 60);
-        assert_eq!(moment("2026-11-23T20:00:00Z").unwrap().to_string(), "2026-11-23T20:00:00.000Z");
+        assert_eq!(
+            moment("2026-11-23T20:00:00Z").unwrap().to_string(),
+            "2026-11-23T20:00:00.000Z"
+        );
         assert!(moment("yesterday").is_err());
     }
 }

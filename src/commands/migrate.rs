@@ -16,7 +16,10 @@ pub(crate) async fn run(file: Option<&Path>, home: &Home) -> Result<Exit, Failur
     guard.shutdown();
     output::note("The database is up to date.");
     if first_key.is_some() {
-        output::note(&format!("The first admin key is in {}", home.admin_key_file().display()));
+        output::note(&format!(
+            "The first admin key is in {}",
+            home.admin_key_file().display()
+        ));
     }
     Ok(Exit::Done)
 }

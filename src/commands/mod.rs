@@ -52,7 +52,11 @@ pub(crate) struct Server {
 impl Server {
     pub(crate) fn client(&self, home: &Home) -> Result<Client, ClientError> {
         // An empty variable means the same as none.
-        let url = if self.url.trim().is_empty() { DEFAULT_URL } else { &self.url };
+        let url = if self.url.trim().is_empty() {
+            DEFAULT_URL
+        } else {
+            &self.url
+        };
         Client::from_environment(url, home)
     }
 }
@@ -60,7 +64,9 @@ impl Server {
 /// The configuration file that a server role reads: the one named, else the first that is there.
 pub(crate) fn config_file(named: Option<&Path>, home: &Home) -> Option<PathBuf> {
     let found = || {
-        [PathBuf::from("sluice.toml"), home.config_file()].into_iter().find(|path| path.is_file())
+        [PathBuf::from("sluice.toml"), home.config_file()]
+            .into_iter()
+            .find(|path| path.is_file())
     };
     named.map(Path::to_owned).or_else(found)
 }
@@ -98,15 +104,18 @@ fn key_json(text: &str) -> Result<(String, serde_json::Value), String> {
 }
 
 fn span(text: &str) -> Result<Span, String> {
-    text.parse().map_err(|_| "write for example 30s, 5m or \"1h 30m\"".into())
+    text.parse()
+        .map_err(|_| "write for example 30s, 5m or \"1h 30m\"".into())
 }
 
 fn time(text: &str) -> Result<Time, String> {
-    text.parse().map_err(|_| "write RFC 3339, for example 2026-11-23T20:00:00Z".into())
+    text.parse()
+        .map_err(|_| "write RFC 3339, for example 2026-11-23T20:00:00Z".into())
 }
 
 fn job_id(text: &str) -> Result<JobId, String> {
-    text.parse().map_err(|_| "a job id looks like 0193a3f0-7c1e-7d32-b5a1-1f3c8e0b9d42".into())
+    text.parse()
+        .map_err(|_| "a job id looks like 0193a3f0-7c1e-7d32-b5a1-1f3c8e0b9d42".into())
 }
 
 #[cfg(test)]
@@ -124,7 +133,10 @@ mod tests {
     #[test]
     fn parameters_are_json_or_else_text() {
         assert_eq!(key_json("n=7").unwrap().1, serde_json::json!(7));
-        assert_eq!(key_json("stop=[\"a\"]").unwrap().1, serde_json::json!(["a"]));
+        assert_eq!(
+            key_json("stop=[\"a\"]").unwrap().1,
+            serde_json::json!(["a"])
+        );
         assert_eq!(key_json("stop=END").unwrap().1, serde_json::json!("END"));
     }
 
@@ -132,7 +144,10 @@ mod tests {
     fn the_configuration_that_is_named_is_the_one() {
         let dir = tempfile::tempdir().unwrap();
         let home = Home::at(dir.path());
-        assert_eq!(config_file(Some(Path::new("x.toml")), &home), Some("x.toml".into()));
+        assert_eq!(
+            config_file(Some(Path::new("x.toml")), &home),
+            Some("x.toml".into())
+        );
         assert_eq!(config_file(None, &home), None);
         std::fs::write(home.config_file(), "").unwrap();
         assert_eq!(config_file(None, &home), Some(home.config_file()));

@@ -70,7 +70,9 @@ pub(crate) async fn run(args: &Args, home: &Home) -> Result<Exit, Failure> {
         return Ok(Exit::Done);
     }
     output::note(&format!("job {}", receipt.id));
-    let Some(job) = wait(&client, receipt.id).await? else { return Ok(Exit::Interrupted) };
+    let Some(job) = wait(&client, receipt.id).await? else {
+        return Ok(Exit::Interrupted);
+    };
     if args.json {
         output::json(&job)?;
     } else {
@@ -112,7 +114,10 @@ impl Args {
         if let Some(path) = &self.messages {
             let messages: Vec<Message> = serde_json::from_str(&read_file(path)?)
                 .map_err(|error| Failure::usage(format!("{}: {error}", path.display())))?;
-            return Ok(NewJob { messages: Some(messages), ..NewJob::default() });
+            return Ok(NewJob {
+                messages: Some(messages),
+                ..NewJob::default()
+            });
         }
         let prompt = match (&self.prompt, &self.file) {
             (Some(prompt), _) if prompt != "-" => prompt.clone(),
@@ -133,7 +138,10 @@ impl Args {
         if prompt.trim().is_empty() {
             return Err(Failure::usage("the prompt is empty"));
         }
-        Ok(NewJob { prompt: Some(prompt), ..NewJob::default() })
+        Ok(NewJob {
+            prompt: Some(prompt),
+            ..NewJob::default()
+        })
     }
 }
 
@@ -159,7 +167,10 @@ mod tests {
 
     #[test]
     fn a_prompt_comes_from_one_place() {
-        assert_eq!(parse(&["hi"]).unwrap().job().unwrap().prompt, Some("hi".into()));
+        assert_eq!(
+            parse(&["hi"]).unwrap().job().unwrap().prompt,
+            Some("hi".into())
+        );
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("p.txt");
         std::fs::write(&file, "from a file\n").unwrap();
@@ -172,7 +183,10 @@ mod tests {
 
     #[test]
     fn an_empty_prompt_is_refused_before_it_is_sent() {
-        assert!(matches!(parse(&["  \n"]).unwrap().job(), Err(Failure::Usage(_))));
+        assert!(matches!(
+            parse(&["  \n"]).unwrap().job(),
+            Err(Failure::Usage(_))
+        ));
     }
 
     #[test]

@@ -48,7 +48,13 @@ pub(crate) async fn run(args: &Args, file: Option<&Path>, home: &Home) -> Result
 
     let used = config_file(file, home);
     let first_key = embedded.first_key.take();
-    output::print(&welcome(&config, address, home, used.as_deref(), first_key.as_ref()))?;
+    output::print(&welcome(
+        &config,
+        address,
+        home,
+        used.as_deref(),
+        first_key.as_ref(),
+    ))?;
     let shutdown = CancellationToken::new();
     let work = async {
         let running = embedded.run(listener, metrics, shutdown.clone());
@@ -166,24 +172,47 @@ mod tests {
         roles::add_trial_account(&mut config).unwrap();
         let home = Home::at("/data");
         let key = "sluice_abc".into();
-        let text =
-            welcome(&config, "127.0.0.1:4000".parse().unwrap(), &home, None, Some(&key));
+        let text = welcome(
+            &config,
+            "127.0.0.1:4000".parse().unwrap(),
+            &home,
+            None,
+            Some(&key),
+        );
         for part in [
-            "http://127.0.0.1:4000/docs", "/data/admin.key", "demo (simulated)", "sluice_abc",
+            "http://127.0.0.1:4000/docs",
+            "/data/admin.key",
+            "demo (simulated)",
+            "sluice_abc",
             "SLUICE_HOME=/data SLUICE_URL=http://127.0.0.1:4000 sluice submit",
         ] {
             assert!(text.contains(part), "{part} is not in\n{text}");
         }
         assert!(!text.contains("TLS"), "{text}");
         let open = welcome(&config, "0.0.0.0:3000".parse().unwrap(), &home, None, None);
-        assert!(open.contains("TLS") && !open.contains("shown this once"), "{open}");
+        assert!(
+            open.contains("TLS") && !open.contains("shown this once"),
+            "{open}"
+        );
     }
 
     #[test]
     fn the_trial_says_plainly_that_it_is_one() {
         let text = trial(Path::new("/data/sluice.toml"), &[]);
-        assert!(text.contains("simulated") && text.contains("/data/sluice.toml"), "{text}");
-        let lines: String = text.lines().filter(|line| line.starts_with("    ")).collect::<Vec<_>>().join("\n");
-        assert!(Config::from_toml(&lines).unwrap().accounts.contains_key("anthropic"));
+        assert!(
+            text.contains("simulated") && text.contains("/data/sluice.toml"),
+            "{text}"
+        );
+        let lines: String = text
+            .lines()
+            .filter(|line| line.starts_with("    "))
+            .collect::<Vec<_>>()
+            .join("\n");
+        assert!(
+            Config::from_toml(&lines)
+                .unwrap()
+                .accounts
+                .contains_key("anthropic")
+        );
     }
 }

@@ -24,7 +24,10 @@ max_concurrency = 100
 "#;
 
 fn tagged(tag: &str) -> NewJob {
-    NewJob { tags: vec![tag.into()], ..prompt(format!("a {tag} one")) }
+    NewJob {
+        tags: vec![tag.into()],
+        ..prompt(format!("a {tag} one"))
+    }
 }
 
 async fn health(cluster: &Cluster, index: usize) -> Health {
@@ -35,9 +38,10 @@ async fn health(cluster: &Cluster, index: usize) -> Health {
 /// Each API says that this plane is down, or up again.
 async fn every_api_sees(cluster: &Cluster, plane: &str, up: bool) {
     for index in 0..cluster.apis().len() {
-        eventually(&format!("API {index} sees that {plane} is up: {up}"), async || {
-            (health(cluster, index).await.planes[plane].up == up).then_some(())
-        })
+        eventually(
+            &format!("API {index} sees that {plane} is up: {up}"),
+            async || (health(cluster, index).await.planes[plane].up == up).then_some(()),
+        )
         .await;
     }
 }
@@ -48,7 +52,9 @@ async fn while_postgres_is_down_submits_are_refused_and_what_runs_is_not_lost() 
         let cluster = Cluster::distributed(CONFIG, 2, 3, &[Service::Postgres]).await;
         let ids = cluster.submit_many(&vec![tagged("slow"); 30]).await;
         for id in &ids {
-            cluster.until(*id, "runs", |job| job.state == State::Running).await;
+            cluster
+                .until(*id, "runs", |job| job.state == State::Running)
+                .await;
         }
         cluster.kill9_service(Service::Postgres).await;
         every_api_sees(&cluster, "truth", false).await;
@@ -56,7 +62,10 @@ async fn while_postgres_is_down_submits_are_refused_and_what_runs_is_not_lost() 
             assert_eq!(health(&cluster, index).await.status, HealthStatus::Down);
             let ready = api.get("/health/ready").await;
             assert_eq!(ready.status, 503);
-            assert!(ready.body.contains("truth") || ready.body.contains("postgres"), "{ready:?}");
+            assert!(
+                ready.body.contains("truth") || ready.body.contains("postgres"),
+                "{ready:?}"
+            );
             assert_eq!(api.get("/health/live").await.status, 200);
             for answer in [
                 api.post("/api/jobs", &tagged("quick")).await,
@@ -88,7 +97,9 @@ async fn while_rabbitmq_is_down_jobs_are_accepted_and_run_when_it_is_back() {
         let cluster = Cluster::distributed(CONFIG, 2, 3, &[Service::RabbitMq]).await;
         let running = cluster.submit_many(&vec![tagged("slow"); 20]).await;
         for id in &running {
-            cluster.until(*id, "is on its way", |job| job.state.is_in_flight()).await;
+            cluster
+                .until(*id, "is on its way", |job| job.state.is_in_flight())
+                .await;
         }
         cluster.kill9_service(Service::RabbitMq).await;
         every_api_sees(&cluster, "work", false).await;
@@ -97,7 +108,12 @@ async fn while_rabbitmq_is_down_jobs_are_accepted_and_run_when_it_is_back() {
             assert_eq!(health(&cluster, index).await.status, HealthStatus::Degraded);
             let receipt: Receipt = api.post("/api/jobs", &tagged("quick")).await.is(202);
             ids.push(receipt.id);
-            ids.extend(api.submit_many(&vec![tagged("slow"); 10]).await.iter().map(|job| job.id));
+            ids.extend(
+                api.submit_many(&vec![tagged("slow"); 10])
+                    .await
+                    .iter()
+                    .map(|job| job.id),
+            );
         }
         for id in &ids {
             assert_eq!(cluster.job(*id).await.state, State::Queued);
@@ -131,7 +147,9 @@ async fn while_redis_is_down_everything_but_live_streams_works() {
             assert_eq!(cluster.run(&tagged("quick")).await.state, State::Succeeded);
         }
         let stopped = cluster.submit(&tagged("slow")).await;
-        cluster.until(stopped, "is on its way", |job| job.state.is_in_flight()).await;
+        cluster
+            .until(stopped, "is on its way", |job| job.state.is_in_flight())
+            .await;
         cluster.api().cancel(stopped).await;
         assert_eq!(cluster.wait(stopped).await.state, State::Cancelled);
         // A process that starts while it is down works as well.
@@ -141,7 +159,9 @@ async fn while_redis_is_down_everything_but_live_streams_works() {
         cluster.start_again("api-1");
         eventually("the restarted API serves", async || {
             let api = &cluster.apis()[0];
-            let ready = api.try_send(api.request(Method::GET, "/health/ready")).await;
+            let ready = api
+                .try_send(api.request(Method::GET, "/health/ready"))
+                .await;
             ready.is_ok_and(|answer| answer.status == 200).then_some(())
         })
         .await;

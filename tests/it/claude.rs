@@ -30,15 +30,32 @@ async fn two_hundred_prompts_come_back_through_the_real_cli() {
         let prompts = real_prompts();
         let file = cluster.dir().join("prompts.jsonl");
         write_prompts(&file, &prompts);
-        let output = cluster.cli(&["batch", file.to_str().unwrap()]).output().await.unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let output = cluster
+            .cli(&["batch", file.to_str().unwrap()])
+            .output()
+            .await
+            .unwrap();
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         let results = results(&cluster.dir().join("prompts.results.jsonl"));
-        let expected: Vec<String> = prompts.iter().map(|prompt| format!("echo: {prompt}")).collect();
-        let texts: Vec<&str> = results.iter().map(|result| result["text"].as_str().unwrap()).collect();
+        let expected: Vec<String> = prompts
+            .iter()
+            .map(|prompt| format!("echo: {prompt}"))
+            .collect();
+        let texts: Vec<&str> = results
+            .iter()
+            .map(|result| result["text"].as_str().unwrap())
+            .collect();
         assert_eq!(texts, expected);
         // The provider was asked for each once, with nothing read into it and nothing left out.
         let asked = stub.prompts();
-        assert!(prompts.iter().all(|prompt| asked.get(prompt) == Some(&1)), "{asked:#?}");
+        assert!(
+            prompts.iter().all(|prompt| asked.get(prompt) == Some(&1)),
+            "{asked:#?}"
+        );
         assert_eq!(asked.len(), prompts.len());
     })
     .await;
@@ -62,7 +79,12 @@ async fn nothing_in_a_prompt_is_a_command_or_a_path_to_the_cli() {
             format!("!cat {path}"),
             "# remember this".to_owned(),
         ] {
-            let job = cluster.run(&NewJob { max_attempts: Some(1), ..prompt(&text) }).await;
+            let job = cluster
+                .run(&NewJob {
+                    max_attempts: Some(1),
+                    ..prompt(&text)
+                })
+                .await;
             assert_eq!(job.state, State::Succeeded, "{job:?}");
             assert_eq!(job.result.unwrap().text, format!("echo: {text}"));
         }

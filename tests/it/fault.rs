@@ -26,7 +26,11 @@ const LIMIT: Duration = Duration::from_secs(540);
 const LIMITS: [(&str, usize); 3] = [("left", 6), ("right", 3), ("made-up", 16)];
 
 fn config(stub: &Stub) -> String {
-    let [(left, left_limit), (right, right_limit), (made_up, made_up_limit)] = LIMITS;
+    let [
+        (left, left_limit),
+        (right, right_limit),
+        (made_up, made_up_limit),
+    ] = LIMITS;
     let http = |name: &str, limit: usize| {
         format!(
             "[accounts.{name}]\nprovider = \"openai\"\nbase_url = \"{}\"\napi_key = \"sk-{name}\"\n\
@@ -92,7 +96,10 @@ async fn survive(cluster: &mut Cluster, stub: &Stub, victims: &[Victim], chance:
         load.release(share);
         // In the middle of it, and at no moment in particular.
         let some = round * share + share / 4;
-        eventually("jobs are accepted", async || (load.accepted() >= some).then_some(())).await;
+        eventually("jobs are accepted", async || {
+            (load.accepted() >= some).then_some(())
+        })
+        .await;
         rest(chance.up_to(400)).await;
         match victim {
             Victim::Process(name) => {

@@ -34,7 +34,10 @@ pub(crate) fn http() -> reqwest::Client {
         let _ = rustls::crypto::ring::default_provider().install_default();
     });
     let builder = reqwest::Client::builder().no_proxy().tls_certs_only([]);
-    builder.redirect(reqwest::redirect::Policy::none()).build().unwrap()
+    builder
+        .redirect(reqwest::redirect::Policy::none())
+        .build()
+        .unwrap()
 }
 
 /// A number that no other call gives.

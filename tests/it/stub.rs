@@ -66,7 +66,10 @@ struct Pages {
 impl Stub {
     /// Starts it on a thread of its own, so that a busy test does not slow it down.
     pub(crate) async fn start(play: impl Fn(&Ask) -> Play + Send + Sync + 'static) -> Self {
-        let book = Arc::new(Book { play: Box::new(play), state: Mutex::default() });
+        let book = Arc::new(Book {
+            play: Box::new(play),
+            state: Mutex::default(),
+        });
         let (stop, stopped) = oneshot::channel::<()>();
         let (started, address) = oneshot::channel();
         let router = Router::new()
@@ -83,7 +86,9 @@ impl Stub {
                 .unwrap();
             runtime.block_on(async {
                 let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-                started.send(listener.local_addr().unwrap().to_string()).unwrap();
+                started
+                    .send(listener.local_addr().unwrap().to_string())
+                    .unwrap();
                 tokio::select! {
                     served = axum::serve(listener, router) => served.unwrap(),
                     _ = stopped => {}
@@ -91,7 +96,11 @@ impl Stub {
             });
             runtime.shutdown_background();
         });
-        Self { address: address.await.unwrap(), book, _stop: stop }
+        Self {
+            address: address.await.unwrap(),
+            book,
+            _stop: stop,
+        }
     }
 
     /// Where it is.
@@ -102,7 +111,12 @@ impl Stub {
     /// How many requests came that `is` holds for.
     pub(crate) fn count(&self, is: impl Fn(&Ask) -> bool) -> usize {
         let state = self.book.state.lock().unwrap();
-        state.asked.iter().filter(|(ask, _)| is(ask)).map(|(_, times)| times).sum()
+        state
+            .asked
+            .iter()
+            .filter(|(ask, _)| is(ask))
+            .map(|(_, times)| times)
+            .sum()
     }
 
     /// How often each prompt came.
@@ -121,13 +135,21 @@ impl Stub {
 
     /// The most requests that were ever under way at once with this key.
     pub(crate) fn most_at_once(&self, key: &str) -> usize {
-        self.book.state.lock().unwrap().at_once.get(key).map_or(0, |(_, most)| *most)
+        self.book
+            .state
+            .lock()
+            .unwrap()
+            .at_once
+            .get(key)
+            .map_or(0, |(_, most)| *most)
     }
 }
 
 impl fmt::Debug for Stub {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Stub").field("address", &self.address).finish_non_exhaustive()
+        f.debug_struct("Stub")
+            .field("address", &self.address)
+            .finish_non_exhaustive()
     }
 }
 
@@ -145,7 +167,10 @@ impl UnderWay {
         let (now, most) = state.at_once.entry(ask.key.clone()).or_default();
         *now += 1;
         *most = (*most).max(*now);
-        Self { book: book.clone(), key: ask.key.clone() }
+        Self {
+            book: book.clone(),
+            key: ask.key.clone(),
+        }
     }
 }
 
@@ -157,7 +182,11 @@ impl Drop for UnderWay {
     }
 }
 
-async fn messages(State(book): State<Arc<Book>>, headers: HeaderMap, body: Json<Value>) -> Response {
+async fn messages(
+    State(book): State<Arc<Book>>,
+    headers: HeaderMap,
+    body: Json<Value>,
+) -> Response {
     answer(book, &headers, &body, |model, text| {
         let words = text.split_whitespace().count();
         let message = json!({
@@ -178,7 +207,10 @@ async fn messages(State(book): State<Arc<Book>>, headers: HeaderMap, body: Json<
             json!({ "type": "message_stop" }),
         ];
         let event = |event: &Value| {
-            format!("event: {}\ndata: {event}\n\n", event["type"].as_str().unwrap_or_default())
+            format!(
+                "event: {}\ndata: {event}\n\n",
+                event["type"].as_str().unwrap_or_default()
+            )
         };
         events.iter().map(event).collect()
     })
@@ -222,7 +254,10 @@ async fn answer(
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
     let bearer = text("authorization").and_then(|value| value.strip_prefix("Bearer "));
     let key = text("x-api-key").or(bearer).unwrap_or_default().to_owned();
-    let ask = Ask { key, prompt: last_words(body) };
+    let ask = Ask {
+        key,
+        prompt: last_words(body),
+    };
     let under_way = UnderWay::begin(&book, &ask, body);
     let play = (book.play)(&ask);
     if let Play::Slowly(millis, _) = &play {
@@ -234,7 +269,11 @@ async fn answer(
         Play::Answer(text) | Play::Slowly(_, text) => {
             let model = body["model"].as_str().unwrap_or_default();
             let events = stream(model, &text);
-            ([(header::CONTENT_TYPE, "text/event-stream")], Body::from(events)).into_response()
+            (
+                [(header::CONTENT_TYPE, "text/event-stream")],
+                Body::from(events),
+            )
+                .into_response()
         }
         Play::Refuse(status, code) => {
             // Providers quote what they refuse.
@@ -250,7 +289,10 @@ async fn answer(
 
 /// The text that was said last. The CLI puts blocks of its own before it.
 fn last_words(body: &Value) -> String {
-    let content = &body["messages"].as_array().and_then(|all| all.last()).unwrap()["content"];
+    let content = &body["messages"]
+        .as_array()
+        .and_then(|all| all.last())
+        .unwrap()["content"];
     let text = match content {
         Value::Array(blocks) => blocks.last().and_then(|block| block["text"].as_str()),
         other => other.as_str(),

@@ -12,12 +12,22 @@ const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const MOST_LINES: usize = 700;
 
 /// Where the Rust code lies.
-const CRATES: [&str; 7] =
-    ["shared", "producer-api", "consumer-worker", "migrations", "bench", "src", "tests"];
+const CRATES: [&str; 7] = [
+    "shared",
+    "producer-api",
+    "consumer-worker",
+    "migrations",
+    "bench",
+    "src",
+    "tests",
+];
 
 fn rust_files() -> Vec<(PathBuf, String)> {
     let mut files = Vec::new();
-    let mut folders: Vec<PathBuf> = CRATES.iter().map(|name| Path::new(ROOT).join(name)).collect();
+    let mut folders: Vec<PathBuf> = CRATES
+        .iter()
+        .map(|name| Path::new(ROOT).join(name))
+        .collect();
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(&folder).unwrap() {
             let path = entry.unwrap().path();
@@ -37,21 +47,31 @@ fn rust_files() -> Vec<(PathBuf, String)> {
 fn none_breaks(rule: &str, breaks: impl Fn(&Path, &str) -> Vec<String>) {
     let mut found: Vec<String> = Vec::new();
     for (path, text) in rust_files() {
-        found.extend(breaks(&path, &text).iter().map(|at| format!("{}: {at}", path.display())));
+        found.extend(
+            breaks(&path, &text)
+                .iter()
+                .map(|at| format!("{}: {at}", path.display())),
+        );
     }
     assert!(found.is_empty(), "{rule}:\n{}", found.join("\n"));
 }
 
 fn lines_with<'a>(text: &'a str, is: impl Fn(&str) -> bool + 'a) -> impl Iterator<Item = String> {
     let numbered = text.lines().zip(1..);
-    numbered.filter(move |(line, _)| is(line)).map(|(line, number)| format!("{number}: {line}"))
+    numbered
+        .filter(move |(line, _)| is(line))
+        .map(|(line, number)| format!("{number}: {line}"))
 }
 
 #[test]
 fn every_file_says_what_it_is_for() {
     none_breaks("a file begins with its purpose (`//!`)", |_, text| {
         let first = text.lines().next().unwrap_or_default();
-        if first.starts_with("//! ") { Vec::new() } else { vec![first.to_owned()] }
+        if first.starts_with("//! ") {
+            Vec::new()
+        } else {
+            vec![first.to_owned()]
+        }
     });
 }
 
@@ -59,7 +79,11 @@ fn every_file_says_what_it_is_for() {
 fn no_file_is_too_long() {
     none_breaks("a file has one idea", |_, text| {
         let lines = text.lines().count();
-        if lines <= MOST_LINES { Vec::new() } else { vec![format!("{lines} lines")] }
+        if lines <= MOST_LINES {
+            Vec::new()
+        } else {
+            vec![format!("{lines} lines")]
+        }
     });
 }
 
@@ -77,13 +101,17 @@ fn no_lint_is_switched_off_without_a_word() {
 #[test]
 fn no_end_to_end_test_sleeps() {
     let helper = Path::new("tests/it/harness/wait.rs");
-    none_breaks("a test waits on a condition (harness/wait.rs)", |path, text| {
-        let exempt = !path.starts_with("tests/it") || path == helper || path.ends_with("tidy.rs");
-        if exempt {
-            return Vec::new();
-        }
-        lines_with(text, |line| line.contains("sleep(")).collect()
-    });
+    none_breaks(
+        "a test waits on a condition (harness/wait.rs)",
+        |path, text| {
+            let exempt =
+                !path.starts_with("tests/it") || path == helper || path.ends_with("tidy.rs");
+            if exempt {
+                return Vec::new();
+            }
+            lines_with(text, |line| line.contains("sleep(")).collect()
+        },
+    );
 }
 
 #[test]
@@ -100,12 +128,24 @@ fn no_test_is_named_test_or_ignored() {
 /// The packages that a crate is built from, by name.
 fn dependencies(package: &str) -> Vec<String> {
     let output = Command::new(env!("CARGO"))
-        .args(["tree", "--package", package, "--edges", "normal,build", "--prefix", "none"])
+        .args([
+            "tree",
+            "--package",
+            package,
+            "--edges",
+            "normal,build",
+            "--prefix",
+            "none",
+        ])
         .args(["--format", "{p}", "--locked", "--offline"])
         .current_dir(ROOT)
         .output()
         .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     let text = String::from_utf8(output.stdout).unwrap();
     let name = |line: &str| line.split(' ').next().unwrap_or_default().to_owned();
     let names: Vec<String> = text.lines().map(name).collect();
@@ -117,9 +157,16 @@ fn dependencies(package: &str) -> Vec<String> {
 fn a_worker_has_no_database() {
     let found = dependencies("sluice-consumer-worker");
     let database = |name: &&String| {
-        ["sea-", "sqlx", "libsqlite", "rusqlite", "postgres", "diesel"]
-            .iter()
-            .any(|prefix| name.starts_with(prefix))
+        [
+            "sea-",
+            "sqlx",
+            "libsqlite",
+            "rusqlite",
+            "postgres",
+            "diesel",
+        ]
+        .iter()
+        .any(|prefix| name.starts_with(prefix))
             || *name == "sluice-migrations"
     };
     let found: Vec<&String> = found.iter().filter(database).collect();
@@ -129,29 +176,54 @@ fn a_worker_has_no_database() {
 #[test]
 fn imports_point_one_way() {
     for (package, never) in [
-        ("sluice-shared", &["sluice-producer-api", "sluice-consumer-worker", "sluice-migrations"][..]),
+        (
+            "sluice-shared",
+            &[
+                "sluice-producer-api",
+                "sluice-consumer-worker",
+                "sluice-migrations",
+            ][..],
+        ),
         ("sluice-consumer-worker", &["sluice-producer-api"]),
         ("sluice-producer-api", &["sluice-consumer-worker"]),
-        ("sluice-migrations", &["sluice-producer-api", "sluice-consumer-worker"]),
+        (
+            "sluice-migrations",
+            &["sluice-producer-api", "sluice-consumer-worker"],
+        ),
     ] {
         let found = dependencies(package);
         for name in never {
-            assert!(!found.iter().any(|found| found == name), "{package} must not use {name}");
+            assert!(
+                !found.iter().any(|found| found == name),
+                "{package} must not use {name}"
+            );
         }
     }
-    none_breaks("the pure core does no I/O and knows no clock", |path, text| {
-        if !path.starts_with("shared/src/domain") {
-            return Vec::new();
-        }
-        let bad = ["tokio::", "std::fs", "std::net", "crate::clock", "crate::broker", "crate::live"];
-        lines_with(text, move |line| bad.iter().any(|word| line.contains(word))).collect()
-    });
+    none_breaks(
+        "the pure core does no I/O and knows no clock",
+        |path, text| {
+            if !path.starts_with("shared/src/domain") {
+                return Vec::new();
+            }
+            let bad = [
+                "tokio::",
+                "std::fs",
+                "std::net",
+                "crate::clock",
+                "crate::broker",
+                "crate::live",
+            ];
+            lines_with(text, move |line| bad.iter().any(|word| line.contains(word))).collect()
+        },
+    );
 }
 
 #[test]
 fn every_setting_is_in_the_documentation() {
     let file = Path::new(ROOT).join("docs/configuration.md");
-    let Ok(page) = fs::read_to_string(&file) else { return };
+    let Ok(page) = fs::read_to_string(&file) else {
+        return;
+    };
     let defaults: toml::Table = toml::from_str(sluice_shared::config::DEFAULTS).unwrap();
     let mut missing = Vec::new();
     for (section, settings) in &defaults {
@@ -161,5 +233,8 @@ fn every_setting_is_in_the_documentation() {
             }
         }
     }
-    assert!(missing.is_empty(), "not in docs/configuration.md: {missing:?}");
+    assert!(
+        missing.is_empty(),
+        "not in docs/configuration.md: {missing:?}"
+    );
 }

@@ -3,7 +3,10 @@
 use super::*;
 use crate::testing::{account, dispatch};
 
-const HOLD: Hold = Hold { consumer: 0, tag: tag(1) };
+const HOLD: Hold = Hold {
+    consumer: 0,
+    tag: tag(1),
+};
 
 const fn tag(number: u64) -> Tag {
     Tag { epoch: 0, number }
@@ -14,11 +17,19 @@ struct Desk(Hands, Arc<Account>, Dispatch);
 
 impl Desk {
     fn new() -> Self {
-        Self(Hands::new(2), account(""), dispatch(domain::Delivery::AtLeastOnce))
+        Self(
+            Hands::new(2),
+            account(""),
+            dispatch(domain::Delivery::AtLeastOnce),
+        )
     }
 
     fn deliver(&self, number: u64, redelivered: bool) -> Option<Received> {
-        let delivery = Delivery { tag: tag(number), redelivered, dispatch: self.2.clone() };
+        let delivery = Delivery {
+            tag: tag(number),
+            redelivered,
+            dispatch: self.2.clone(),
+        };
         let mut received = self.0.receive(&self.1, 0, std::iter::once(delivery));
         assert!(received.len() <= 1);
         received.pop()
@@ -66,8 +77,17 @@ fn a_redelivery_of_what_is_in_hand_is_one_more_tag_to_ack() {
     let desk = Desk::new();
     desk.deliver(1, false);
     assert!(desk.deliver(2, true).is_none());
-    assert!(desk.deliver(3, false).is_none(), "nor is a message that was published twice run");
-    assert_eq!(desk.settle(), [1, 2, 3].map(|number| Hold { consumer: 0, tag: tag(number) }));
+    assert!(
+        desk.deliver(3, false).is_none(),
+        "nor is a message that was published twice run"
+    );
+    assert_eq!(
+        desk.settle(),
+        [1, 2, 3].map(|number| Hold {
+            consumer: 0,
+            tag: tag(number)
+        })
+    );
 }
 
 #[test]
@@ -86,7 +106,10 @@ fn what_is_remembered_is_bounded() {
     let hands = Hands::new(2);
     let keys: Vec<Key> = (0..3).map(|_| (JobId::generate(), 1)).collect();
     keys.iter().for_each(|key| hands.lock().done.insert(*key));
-    let known: Vec<bool> = keys.iter().map(|key| hands.lock().done.contains(*key)).collect();
+    let known: Vec<bool> = keys
+        .iter()
+        .map(|key| hands.lock().done.contains(*key))
+        .collect();
     assert_eq!(known, [false, true, true]);
     assert_eq!(hands.lock().done.order.len(), 2);
     for _ in 0..MOST_CANCELS + 5 {
@@ -99,14 +122,21 @@ fn what_is_remembered_is_bounded() {
 fn a_cancel_that_came_first_is_remembered() {
     let desk = Desk::new();
     desk.0.cancel((desk.2.job, 2));
-    assert!(matches!(desk.deliver(1, false), Some(Received::Run(..))), "of another attempt");
+    assert!(
+        matches!(desk.deliver(1, false), Some(Received::Run(..))),
+        "of another attempt"
+    );
 
     let desk = Desk::new();
     desk.0.cancel(desk.key());
     let report = report(desk.deliver(1, false));
     assert!(matches!(
         report,
-        Report::Finished { started_at: None, outcome: Outcome::Cancelled, .. }
+        Report::Finished {
+            started_at: None,
+            outcome: Outcome::Cancelled,
+            ..
+        }
     ));
 }
 
@@ -114,7 +144,10 @@ fn a_cancel_that_came_first_is_remembered() {
 fn a_worker_that_stops_begins_nothing() {
     let desk = Desk::new();
     desk.0.drain();
-    assert!(matches!(report(desk.deliver(1, false)), Report::Returned { .. }));
+    assert!(matches!(
+        report(desk.deliver(1, false)),
+        Report::Returned { .. }
+    ));
     // "Unrun" would be a guess, and would give the account's charge back.
     let desk = Desk::new();
     desk.0.drain();
@@ -124,27 +157,44 @@ fn a_worker_that_stops_begins_nothing() {
 #[test]
 fn only_what_runs_long_is_announced_and_only_once() {
     let desk = Desk::new();
-    let Some(Received::Run(attempt, _)) = desk.deliver(1, false) else { panic!("not run") };
+    let Some(Received::Run(attempt, _)) = desk.deliver(1, false) else {
+        panic!("not run")
+    };
     let old = attempt.received + ANNOUNCE_AFTER;
     assert!(desk.0.take_unannounced(old).is_empty(), "it has not begun");
     attempt.begin();
-    assert!(desk.0.take_unannounced(attempt.received).is_empty(), "it is young");
+    assert!(
+        desk.0.take_unannounced(attempt.received).is_empty(),
+        "it is young"
+    );
     assert_eq!(desk.0.take_unannounced(old).len(), 1);
     assert!(desk.0.take_unannounced(old).is_empty(), "it was announced");
 
     let quick = Desk::new();
-    let Some(Received::Run(attempt, _)) = quick.deliver(1, false) else { panic!("not run") };
+    let Some(Received::Run(attempt, _)) = quick.deliver(1, false) else {
+        panic!("not run")
+    };
     attempt.begin();
     attempt.end();
-    assert!(quick.0.take_unannounced(attempt.received + ANNOUNCE_AFTER).is_empty());
+    assert!(
+        quick
+            .0
+            .take_unannounced(attempt.received + ANNOUNCE_AFTER)
+            .is_empty()
+    );
 }
 
 #[test]
 fn a_lease_takes_the_place_of_the_delivery_and_is_renewed() {
     let second = Duration::from_secs(1);
-    let rules = LeaseRules { after: second * 10, renew: second * 5 };
+    let rules = LeaseRules {
+        after: second * 10,
+        renew: second * 5,
+    };
     let desk = Desk::new();
-    let Some(Received::Run(attempt, _)) = desk.deliver(1, false) else { panic!("not run") };
+    let Some(Received::Run(attempt, _)) = desk.deliver(1, false) else {
+        panic!("not run")
+    };
     attempt.begin();
     let start = attempt.received;
     let due = |at| desk.0.take_unleased(at, rules).len();
@@ -154,7 +204,11 @@ fn a_lease_takes_the_place_of_the_delivery_and_is_renewed() {
     assert_eq!(desk.0.leased(desk.key(), start + second * 20), [HOLD]);
     assert_eq!(due(start + second * 24), 0);
     assert_eq!(due(start + second * 25), 1, "a renewal");
-    assert_eq!(due(start + second * 99), 0, "it is on its way: they must not pile up");
+    assert_eq!(
+        due(start + second * 99),
+        0,
+        "it is on its way: they must not pile up"
+    );
     assert!(desk.0.leased(desk.key(), start + second * 99).is_empty());
 
     // The ack may have been lost: the lease stands for this delivery, too.
@@ -167,10 +221,15 @@ fn a_lease_takes_the_place_of_the_delivery_and_is_renewed() {
 
 #[test]
 fn an_endless_lease_time_is_none_at_all() {
-    let endless = LeaseRules { after: Duration::MAX, renew: Duration::MAX };
+    let endless = LeaseRules {
+        after: Duration::MAX,
+        renew: Duration::MAX,
+    };
     let mut desk = Desk::new();
     desk.2.timeout = domain::Span(Duration::MAX);
-    let Some(Received::Run(attempt, _)) = desk.deliver(1, false) else { panic!("not run") };
+    let Some(Received::Run(attempt, _)) = desk.deliver(1, false) else {
+        panic!("not run")
+    };
     attempt.begin();
     assert!(desk.0.take_unleased(Instant::now(), endless).is_empty());
 }

@@ -21,7 +21,13 @@ async fn a_quick_job_costs_one_reply() {
     rig.dispatch(&job).await;
     let report = rig.reply_to(&job).await;
     assert!(matches!(outcome(&report), Outcome::Completed(_)));
-    assert!(matches!(report, Report::Finished { started_at: Some(_), .. }));
+    assert!(matches!(
+        report,
+        Report::Finished {
+            started_at: Some(_),
+            ..
+        }
+    ));
     rig.stop().await.unwrap();
 }
 
@@ -39,7 +45,10 @@ async fn at_most_once_is_announced_first_however_quick() {
     let job = dispatch(AMO);
     rig.dispatch(&job).await;
     assert!(matches!(rig.reply_to(&job).await, Report::Started { .. }));
-    assert!(matches!(outcome(&rig.reply_to(&job).await), Outcome::Completed(_)));
+    assert!(matches!(
+        outcome(&rig.reply_to(&job).await),
+        Outcome::Completed(_)
+    ));
 }
 
 #[tokio::test]
@@ -47,7 +56,11 @@ async fn a_job_of_a_dead_worker_is_answered_and_not_run() {
     let broker = Broker::in_process();
     let job = dispatch(ALO);
     broker.declare(&account_id()).await.unwrap();
-    broker.dispatch(std::slice::from_ref(&job)).await.remove(0).unwrap();
+    broker
+        .dispatch(std::slice::from_ref(&job))
+        .await
+        .remove(0)
+        .unwrap();
     let mut dead = broker.consume(&account_id(), 1).await.unwrap();
     dead.next().await.unwrap();
     drop(dead);
@@ -64,13 +77,25 @@ async fn a_cancel_ends_what_runs() {
     let job = dispatch(ALO);
     rig.dispatch(&job).await;
     rig.reply_to(&job).await;
-    let other = Control::Cancel { job: job.job, attempt: job.attempt + 1 };
+    let other = Control::Cancel {
+        job: job.job,
+        attempt: job.attempt + 1,
+    };
     rig.broker.control(&other).await.unwrap();
-    let cancel = Control::Cancel { job: job.job, attempt: job.attempt };
+    let cancel = Control::Cancel {
+        job: job.job,
+        attempt: job.attempt,
+    };
     rig.broker.control(&cancel).await.unwrap();
     let report = rig.reply_to(&job).await;
     assert_eq!(*outcome(&report), Outcome::Cancelled);
-    assert!(matches!(report, Report::Finished { started_at: Some(_), .. }));
+    assert!(matches!(
+        report,
+        Report::Finished {
+            started_at: Some(_),
+            ..
+        }
+    ));
 }
 
 #[tokio::test]
@@ -96,13 +121,21 @@ async fn a_long_prompt_is_leased_acked_and_renewed() {
             _ => {}
         }
     }
-    assert!(leases.windows(2).all(|two| two[0].0 == two[1].0 && two[0].1 < two[1].1));
+    assert!(
+        leases
+            .windows(2)
+            .all(|two| two[0].0 == two[1].0 && two[0].1 < two[1].1)
+    );
     let both = rig.presence(|presence| presence.in_flight.len() == 2).await;
     assert!(both.in_flight.contains(&(first.job, 1)));
-    let cancel = Control::Cancel { job: first.job, attempt: 1 };
+    let cancel = Control::Cancel {
+        job: first.job,
+        attempt: 1,
+    };
     rig.broker.control(&cancel).await.unwrap();
     assert_eq!(*outcome(&rig.end_of(&first).await), Outcome::Cancelled);
-    rig.presence(|presence| presence.in_flight == [(second.job, 1)]).await;
+    rig.presence(|presence| presence.in_flight == [(second.job, 1)])
+        .await;
 }
 
 #[tokio::test]
@@ -111,9 +144,15 @@ async fn text_is_streamed_while_a_prompt_runs() {
     let job = dispatch(ALO);
     rig.dispatch(&job).await;
     let report = rig.end_of(&job).await;
-    let Outcome::Completed(completion) = outcome(&report) else { panic!("{report:?}") };
+    let Outcome::Completed(completion) = outcome(&report) else {
+        panic!("{report:?}")
+    };
     let none = sluice_shared::domain::Span::seconds(0);
-    let pieces = rig.live.read(job.job, StreamId::START, 100, none).await.unwrap();
+    let pieces = rig
+        .live
+        .read(job.job, StreamId::START, 100, none)
+        .await
+        .unwrap();
     let text: Vec<&str> = pieces
         .iter()
         .map(|(_, piece)| match piece {
@@ -122,7 +161,11 @@ async fn text_is_streamed_while_a_prompt_runs() {
         })
         .collect();
     assert!(text.len() > 2);
-    assert_eq!(text.concat(), completion.text, "all of it, before the reply");
+    assert_eq!(
+        text.concat(),
+        completion.text,
+        "all of it, before the reply"
+    );
 }
 
 #[tokio::test]
@@ -130,11 +173,19 @@ async fn its_presence_says_what_is_in_its_hands() {
     let mut rig = Rig::start(SLOW, "").await;
     let job = dispatch(ALO);
     rig.dispatch(&job).await;
-    let there = rig.presence(|presence| !presence.in_flight.is_empty()).await;
+    let there = rig
+        .presence(|presence| !presence.in_flight.is_empty())
+        .await;
     assert_eq!(there.worker, "tester");
     assert_eq!(there.accounts, [account_id()]);
     assert_eq!(there.in_flight, [(job.job, job.attempt)]);
-    rig.broker.control(&Control::Cancel { job: job.job, attempt: 1 }).await.unwrap();
+    rig.broker
+        .control(&Control::Cancel {
+            job: job.job,
+            attempt: 1,
+        })
+        .await
+        .unwrap();
     rig.presence(|presence| presence.in_flight.is_empty()).await;
     rig.stop().await.unwrap();
     assert!(rig.live.workers().await.unwrap().is_empty());
@@ -147,7 +198,10 @@ async fn what_runs_may_finish_when_the_worker_stops() {
     rig.dispatch(&job).await;
     rig.reply_to(&job).await;
     rig.stop().await.unwrap();
-    assert!(matches!(outcome(&rig.reply_to(&job).await), Outcome::Completed(_)));
+    assert!(matches!(
+        outcome(&rig.reply_to(&job).await),
+        Outcome::Completed(_)
+    ));
     assert_eq!(rig.broker.depth(&account_id()).await.unwrap().ready, 0);
 }
 
@@ -165,10 +219,18 @@ async fn what_does_not_finish_in_its_grace_is_handed_back_or_ended() {
     // Cancelled without being asked for: the API puts it back, and its charge stands.
     assert!(matches!(
         ends[0].report,
-        Report::Finished { started_at: Some(_), outcome: Outcome::Cancelled, .. }
+        Report::Finished {
+            started_at: Some(_),
+            outcome: Outcome::Cancelled,
+            ..
+        }
     ));
     assert_eq!(outcome(&ends[1].report).error().unwrap().0, "worker_lost");
-    assert_eq!(rig.broker.depth(&account_id()).await.unwrap().ready, 0, "all was acked");
+    assert_eq!(
+        rig.broker.depth(&account_id()).await.unwrap().ready,
+        0,
+        "all was acked"
+    );
 }
 
 #[tokio::test]
@@ -182,7 +244,10 @@ async fn a_worker_that_stops_takes_nothing_new() {
     // It never left its queue: another worker will not even see a redelivery.
     let mut next = rig.broker.consume(&account_id(), 1).await.unwrap();
     let delivery = in_time(next.next()).await.unwrap();
-    assert_eq!((delivery.dispatch.job, delivery.redelivered), (waiting.job, false));
+    assert_eq!(
+        (delivery.dispatch.job, delivery.redelivered),
+        (waiting.job, false)
+    );
 }
 
 #[tokio::test]
@@ -207,15 +272,30 @@ async fn an_account_that_cannot_be_built_stops_no_other() {
     let mut config = configured(broken, "");
     config.worker.accounts = vec!["broken".into()];
     let (broker, live) = (Broker::in_process(), Live::memory());
-    let ended = run(&config, Path::new("."), broker, live, CancellationToken::new()).await;
-    assert!(ended.unwrap_err().to_string().contains("no account to serve"));
+    let ended = run(
+        &config,
+        Path::new("."),
+        broker,
+        live,
+        CancellationToken::new(),
+    )
+    .await;
+    assert!(
+        ended
+            .unwrap_err()
+            .to_string()
+            .contains("no account to serve")
+    );
 }
 
 #[tokio::test]
 async fn a_closed_broker_ends_the_worker() {
     let mut rig = Rig::start("", "").await;
     rig.broker.close().await;
-    assert!(matches!(rig.broker.ready().await, Ok(()) | Err(BrokerError::Unavailable(_))));
+    assert!(matches!(
+        rig.broker.ready().await,
+        Ok(()) | Err(BrokerError::Unavailable(_))
+    ));
     rig.shutdown = CancellationToken::new();
     rig.stop().await.unwrap();
 }
@@ -234,7 +314,8 @@ async fn ten_thousand_run_at_once_on_one_account() {
     for result in rig.broker.dispatch(&jobs).await {
         result.unwrap();
     }
-    rig.presence(|presence| presence.in_flight.len() == 10_000).await;
+    rig.presence(|presence| presence.in_flight.len() == 10_000)
+        .await;
     let mut ends = 0;
     while ends < jobs.len() {
         if let Report::Finished { outcome, .. } = rig.reply().await.report {

@@ -119,9 +119,9 @@ impl Store {
                     max_concurrency: count(row.max_concurrency),
                     weight: count(row.weight),
                 },
-                standing: state
-                    .as_ref()
-                    .map_or(Standing::Active, |state| Standing::from_name(&state.standing)),
+                standing: state.as_ref().map_or(Standing::Active, |state| {
+                    Standing::from_name(&state.standing)
+                }),
                 in_flight: state.as_ref().map_or(0, |state| count(state.in_flight)),
                 cooldown_until: state
                     .as_ref()
@@ -148,7 +148,10 @@ impl Store {
             .col_expr(account_state::Column::Reason, reason.into());
         if standing == Standing::Active {
             update = update
-                .col_expr(account_state::Column::CooldownUntil, Option::<i64>::None.into())
+                .col_expr(
+                    account_state::Column::CooldownUntil,
+                    Option::<i64>::None.into(),
+                )
                 .col_expr(account_state::Column::ThrottleStreak, 0_i64.into());
         }
         let changed = update
@@ -167,7 +170,11 @@ impl Store {
         let mut wrong = Vec::new();
         for state in account_state::Entity::find().all(&self.read).await? {
             let tx = self.begin().await?;
-            let lock = if tx.get_database_backend() == DbBackend::Postgres { "FOR UPDATE" } else { "" };
+            let lock = if tx.get_database_backend() == DbBackend::Postgres {
+                "FOR UPDATE"
+            } else {
+                ""
+            };
             let read = |sql: String| {
                 Statement::from_sql_and_values(
                     tx.get_database_backend(),
@@ -187,7 +194,9 @@ impl Store {
                         .into(),
                 ))
                 .await?;
-            let (Some(counted), Some(real)) = (counted, real) else { continue };
+            let (Some(counted), Some(real)) = (counted, real) else {
+                continue;
+            };
             let (counted, real): (i64, i64) =
                 (counted.try_get_by_index(0)?, real.try_get_by_index(0)?);
             if counted != real {

@@ -65,7 +65,11 @@ impl Rows {
     /// Rows with these columns, all of one length.
     pub(super) fn new(names: &'static [&'static str], columns: Vec<Column>) -> Self {
         debug_assert_eq!(names.len(), columns.len());
-        debug_assert!(columns.windows(2).all(|pair| pair[0].len() == pair[1].len()));
+        debug_assert!(
+            columns
+                .windows(2)
+                .all(|pair| pair[0].len() == pair[1].len())
+        );
         Self { names, columns }
     }
 
@@ -74,11 +78,7 @@ impl Rows {
     }
 
     /// Runs `body`, which reads the rows as the table `v`. Returns how many rows it changed.
-    pub(super) async fn execute(
-        self,
-        db: &impl ConnectionTrait,
-        body: &str,
-    ) -> Result<u64, DbErr> {
+    pub(super) async fn execute(self, db: &impl ConnectionTrait, body: &str) -> Result<u64, DbErr> {
         let mut changed = 0;
         for statement in self.statements(db.get_database_backend(), body) {
             changed += db.execute_raw(statement).await?.rows_affected();
@@ -124,8 +124,10 @@ impl Rows {
         while done < self.len() {
             let left = self.len() - done;
             let chunk = CHUNKS.into_iter().find(|chunk| *chunk <= left).unwrap_or(1);
-            let sql =
-                format!("WITH v({names}) AS (VALUES {}) {body}", vec![row.as_str(); chunk].join(", "));
+            let sql = format!(
+                "WITH v({names}) AS (VALUES {}) {body}",
+                vec![row.as_str(); chunk].join(", ")
+            );
             let mut values = Vec::with_capacity(chunk * self.columns.len());
             for index in done..done + chunk {
                 for column in &mut self.columns {

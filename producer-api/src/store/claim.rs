@@ -76,8 +76,10 @@ impl Store {
         cursor: &mut Cursor,
         now: Time,
     ) -> Result<Claimed, StoreError> {
-        let mut claimed =
-            Claimed { waiting: vec![true; claim.lanes.len()], ..Claimed::default() };
+        let mut claimed = Claimed {
+            waiting: vec![true; claim.lanes.len()],
+            ..Claimed::default()
+        };
         let tx = self.begin().await?;
         let seats = lock_seats(&tx, claim, now, &mut claimed.next_cooldown).await?;
         let lanes: Vec<Vec<usize>> = claim
@@ -88,16 +90,26 @@ impl Store {
                 let seat_of = |(_, account): (usize, &Account)| {
                     seats.iter().position(|seat| seat.account == account.id)
                 };
-                claim.accounts.iter().enumerate().filter(admitted).filter_map(seat_of).collect()
+                claim
+                    .accounts
+                    .iter()
+                    .enumerate()
+                    .filter(admitted)
+                    .filter_map(seat_of)
+                    .collect()
             })
             .collect();
         let mut heads: Vec<Head> = Vec::new();
         let mut waiting: Vec<Waiting> = Vec::new();
         for (index, demand) in claim.lanes.iter().enumerate() {
-            let room: usize = lanes[index].iter().map(|seat| seats[*seat].room() as usize).sum();
+            let room: usize = lanes[index]
+                .iter()
+                .map(|seat| seats[*seat].room() as usize)
+                .sum();
             let most = room.min(claim.most);
             if most > 0 {
-                let found = lock_heads(&tx, &demand.key, index, most, &mut heads, &mut waiting).await?;
+                let found =
+                    lock_heads(&tx, &demand.key, index, most, &mut heads, &mut waiting).await?;
                 claimed.waiting[index] = found == most;
             }
         }
@@ -142,17 +154,28 @@ async fn lock_seats(
         .await?;
     let mut seats = Vec::with_capacity(states.len());
     for state in states {
-        let Some(account) = of_use.iter().find(|account| account.id.as_str() == state.account)
+        let Some(account) = of_use
+            .iter()
+            .find(|account| account.id.as_str() == state.account)
         else {
             continue;
         };
-        let cooling = state.cooldown_until.map(Time::from_millis).filter(|until| *until > now);
+        let cooling = state
+            .cooldown_until
+            .map(Time::from_millis)
+            .filter(|until| *until > now);
         if let Some(until) = cooling {
             *next_cooldown = Some(next_cooldown.map_or(until, |next| next.min(until)));
         }
         if Standing::from_name(&state.standing) == Standing::Active && cooling.is_none() {
-            let free_slots = account.max_concurrency.saturating_sub(count(state.in_flight));
-            seats.push(Seat { account: account.id.clone(), free_slots, window_room: None });
+            let free_slots = account
+                .max_concurrency
+                .saturating_sub(count(state.in_flight));
+            seats.push(Seat {
+                account: account.id.clone(),
+                free_slots,
+                window_room: None,
+            });
         }
     }
     Ok(seats)
@@ -195,7 +218,11 @@ async fn lock_heads(
         let at_most_once: bool = row.try_get_by_index(4)?;
         waiting.push(Waiting {
             attempt: count(row.try_get_by_index(3)?),
-            delivery: if at_most_once { Delivery::AtMostOnce } else { Delivery::AtLeastOnce },
+            delivery: if at_most_once {
+                Delivery::AtMostOnce
+            } else {
+                Delivery::AtLeastOnce
+            },
             timeout: Span::from_millis(row.try_get_by_index(5)?),
             session: row.try_get_by_index(6)?,
             request: row.try_get_by_index(7)?,
@@ -217,13 +244,18 @@ async fn bind(
     let next = State::Queued
         .on(Event::Dispatch)
         .map_err(|refused| StoreError::Internal(refused.to_string()))?;
-    let ids = bindings.iter().map(|binding| heads[binding.head].job.0).collect();
+    let ids = bindings
+        .iter()
+        .map(|binding| heads[binding.head].job.0)
+        .collect();
     let attempts = bindings
         .iter()
         .map(|binding| i64::from(waiting[binding.head].attempt) + 1)
         .collect();
-    let accounts =
-        bindings.iter().map(|binding| seats[binding.seat].account.to_string()).collect();
+    let accounts = bindings
+        .iter()
+        .map(|binding| seats[binding.seat].account.to_string())
+        .collect();
     let changed = Rows::new(
         &["id", "attempt", "account", "at"],
         vec![
@@ -259,13 +291,16 @@ async fn bind(
         .filter(|(_, taken)| *taken > 0)
         .map(|(seat, taken)| (seat.account.to_string(), taken))
         .unzip();
-    Rows::new(&["account", "taken"], vec![Column::Text(names), Column::Number(numbers)])
-        .execute(
-            tx,
-            "UPDATE account_state SET in_flight = in_flight + v.taken \
+    Rows::new(
+        &["account", "taken"],
+        vec![Column::Text(names), Column::Number(numbers)],
+    )
+    .execute(
+        tx,
+        "UPDATE account_state SET in_flight = in_flight + v.taken \
              FROM v WHERE account_state.account = v.account",
-        )
-        .await?;
+    )
+    .await?;
     Ok(())
 }
 

@@ -78,7 +78,11 @@ impl Store {
     /// When the database cannot be reached.
     pub async fn key_by_hash(&self, hash: &str) -> Result<Option<KeyRow>, StoreError> {
         api_key::Entity::find()
-            .filter(api_key::Column::Hash.eq(hash).and(api_key::Column::RevokedAt.is_null()))
+            .filter(
+                api_key::Column::Hash
+                    .eq(hash)
+                    .and(api_key::Column::RevokedAt.is_null()),
+            )
             .one(&self.read)
             .await?
             .map(KeyRow::try_from)
@@ -122,8 +126,10 @@ impl Store {
             .lock_exclusive()
             .all(&tx)
             .await?;
-        let valid: Vec<KeyRow> =
-            valid.into_iter().map(KeyRow::try_from).collect::<Result<_, _>>()?;
+        let valid: Vec<KeyRow> = valid
+            .into_iter()
+            .map(KeyRow::try_from)
+            .collect::<Result<_, _>>()?;
         let is_admin = |key: &KeyRow| key.scopes.contains(&Scope::Admin);
         let Some(key) = valid.iter().find(|key| key.id == id) else {
             return Ok(Revoked::Unknown);

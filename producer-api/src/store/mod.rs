@@ -68,20 +68,30 @@ impl From<DbErr> for StoreError {
                 // Class 08 is a lost connection, 57 a server that shuts down or recovers, 53 one
                 // without room (https://www.postgresql.org/docs/current/errcodes-appendix.html).
                 sqlx::Error::Database(database) => database.code().is_some_and(|code| {
-                    ["08", "57", "53"].iter().any(|class| code.starts_with(class))
+                    ["08", "57", "53"]
+                        .iter()
+                        .any(|class| code.starts_with(class))
                 }),
                 _ => false,
             },
             _ => false,
         };
-        if unavailable { Self::Unavailable(error.to_string()) } else { Self::Internal(error.to_string()) }
+        if unavailable {
+            Self::Unavailable(error.to_string())
+        } else {
+            Self::Internal(error.to_string())
+        }
     }
 }
 
 /// Planner settings for a queue: its tables grow and shrink faster than their statistics, and no
 /// query here is better off reading a table from end to end.
-const POSTGRES_OPTIONS: [(&str, &str); 4] =
-    [("enable_seqscan", "off"), ("enable_hashjoin", "off"), ("enable_mergejoin", "off"), ("jit", "off")];
+const POSTGRES_OPTIONS: [(&str, &str); 4] = [
+    ("enable_seqscan", "off"),
+    ("enable_hashjoin", "off"),
+    ("enable_mergejoin", "off"),
+    ("jit", "off"),
+];
 
 impl Store {
     /// Connects to Postgres. The schema must be there: see [`Store::migrate`].
@@ -101,7 +111,10 @@ impl Store {
             .record_stmt_in_spans(false)
             .map_sqlx_postgres_opts(|options| options.options(POSTGRES_OPTIONS));
         let pool = Database::connect(options).await?;
-        Ok(Self { read: pool.clone(), write: pool })
+        Ok(Self {
+            read: pool.clone(),
+            write: pool,
+        })
     }
 
     /// Opens or makes the SQLite database of the embedded mode, and brings its schema up to date.
@@ -163,7 +176,9 @@ impl Store {
     /// # Errors
     /// When the database cannot be reached.
     pub async fn is_migrated(&self) -> Result<bool, StoreError> {
-        Ok(Migrator::get_pending_migrations(&self.write).await?.is_empty())
+        Ok(Migrator::get_pending_migrations(&self.write)
+            .await?
+            .is_empty())
     }
 
     /// Whether it can be used now.
@@ -201,7 +216,11 @@ impl Store {
 
 /// The clause that locks rows; SQLite locks the whole database, so it has none.
 fn for_update(db: &impl ConnectionTrait, clause: &'static str) -> &'static str {
-    if db.get_database_backend() == DbBackend::Postgres { clause } else { "" }
+    if db.get_database_backend() == DbBackend::Postgres {
+        clause
+    } else {
+        ""
+    }
 }
 
 /// A text that must hold JSON of our own making.

@@ -59,7 +59,9 @@ impl Store {
         let Some(row) = job::Entity::find_by_id(id.0).one(&self.read).await? else {
             return Ok(None);
         };
-        let payload = job_payload::Entity::find_by_id(id.0).one(&self.read).await?;
+        let payload = job_payload::Entity::find_by_id(id.0)
+            .one(&self.read)
+            .await?;
         let attempts = attempt::Entity::find()
             .filter(attempt::Column::Job.eq(id.0))
             .order_by_asc(attempt::Column::Number)
@@ -72,8 +74,12 @@ impl Store {
         {
             view.result = Some(parse_json::<Completion>("answer", answer)?);
         }
-        view.attempts =
-            Some(attempts.into_iter().map(attempt_view).collect::<Result<Vec<_>, _>>()?);
+        view.attempts = Some(
+            attempts
+                .into_iter()
+                .map(attempt_view)
+                .collect::<Result<Vec<_>, _>>()?,
+        );
         view.request = payload
             .map(|payload| parse_json("request", &payload.request))
             .transpose()?;
@@ -125,15 +131,26 @@ impl Store {
         cursor: Option<JobId>,
         limit: u64,
     ) -> Result<Page, StoreError> {
-        let mut select = narrow(job::Entity::find(), filter, self.read.get_database_backend());
+        let mut select = narrow(
+            job::Entity::find(),
+            filter,
+            self.read.get_database_backend(),
+        );
         if let Some(cursor) = cursor {
             select = select.filter(job::Column::Id.lt(cursor.0));
         }
-        let mut rows =
-            select.order_by_desc(job::Column::Id).limit(limit + 1).all(&self.read).await?;
+        let mut rows = select
+            .order_by_desc(job::Column::Id)
+            .limit(limit + 1)
+            .all(&self.read)
+            .await?;
         let more = rows.len() as u64 > limit;
         rows.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
-        let next = if more { rows.last().map(|row| JobId(row.id)) } else { None };
+        let next = if more {
+            rows.last().map(|row| JobId(row.id))
+        } else {
+            None
+        };
         let jobs = rows.into_iter().map(view).collect::<Result<_, _>>()?;
         Ok(Page { jobs, next })
     }
@@ -161,7 +178,9 @@ fn narrow(
         let sql = match backend {
             DbBackend::Postgres => "(metadata::jsonb ->> $1) = $2",
             // Not `->>`, which takes a name such as `$.a` or `7` for a path.
-            _ => "EXISTS (SELECT 1 FROM json_each(metadata) AS note WHERE note.key = ? AND note.value = ?)",
+            _ => {
+                "EXISTS (SELECT 1 FROM json_each(metadata) AS note WHERE note.key = ? AND note.value = ?)"
+            }
         };
         select = select.filter(Expr::cust_with_values(sql, [key.as_str(), value.as_str()]));
     }
@@ -187,7 +206,8 @@ fn id_at(time: Time) -> Uuid {
 }
 
 fn account_id(name: String) -> Result<AccountId, StoreError> {
-    name.parse().map_err(|error| StoreError::Internal(format!("account of a job: {error}")))
+    name.parse()
+        .map_err(|error| StoreError::Internal(format!("account of a job: {error}")))
 }
 
 fn view(row: job::Model) -> Result<JobView, StoreError> {
@@ -208,7 +228,11 @@ fn view(row: job::Model) -> Result<JobView, StoreError> {
         attempt: count(row.attempt),
         failures: count(row.failures),
         max_attempts: count(row.max_attempts),
-        delivery: if row.at_most_once { Delivery::AtMostOnce } else { Delivery::AtLeastOnce },
+        delivery: if row.at_most_once {
+            Delivery::AtMostOnce
+        } else {
+            Delivery::AtLeastOnce
+        },
         timeout: Span::from_millis(row.timeout_ms),
         session: row.session,
         metadata,
@@ -220,9 +244,10 @@ fn view(row: job::Model) -> Result<JobView, StoreError> {
         started_at: time(row.started_at),
         finished_at: time(row.finished_at),
         result: None,
-        error: row
-            .error_code
-            .map(|code| JobError { code, message: row.error_message.unwrap_or_default() }),
+        error: row.error_code.map(|code| JobError {
+            code,
+            message: row.error_message.unwrap_or_default(),
+        }),
         request: None,
         attempts: None,
     })
@@ -241,9 +266,10 @@ fn attempt_view(row: attempt::Model) -> Result<AttemptView, StoreError> {
         account: account_id(row.account)?,
         worker: row.worker,
         outcome: row.outcome,
-        error: row
-            .error_code
-            .map(|code| JobError { code, message: row.error_message.unwrap_or_default() }),
+        error: row.error_code.map(|code| JobError {
+            code,
+            message: row.error_message.unwrap_or_default(),
+        }),
         dispatched_at: Time::from_millis(row.dispatched_at),
         started_at: row.started_at.map(Time::from_millis),
         finished_at: Time::from_millis(row.finished_at),

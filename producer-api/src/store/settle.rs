@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use sea_orm::{ColumnTrait, DatabaseTransaction, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
+use sea_orm::{
+    ColumnTrait, DatabaseTransaction, EntityTrait, QueryFilter, QueryOrder, QuerySelect,
+};
 use sluice_shared::{
     domain::{
         Cooldown, Delivery, Event, Job, JobId, Outcome, Settlement, Standing, State, Time, Usage,
@@ -150,7 +152,11 @@ impl Store {
                 settled.requeued.push(entry.row.lane.clone());
             }
         }
-        write_jobs(&tx, open.into_values().filter(|open| open.changed).collect()).await?;
+        write_jobs(
+            &tx,
+            open.into_values().filter(|open| open.changed).collect(),
+        )
+        .await?;
         history.write(&tx).await?;
         release(&tx, &freed).await?;
         judge(&tx, &judged, now, chance).await?;
@@ -170,7 +176,11 @@ impl Store {
         now: Time,
     ) -> Result<Option<Result<(State, u32, bool), Refused>>, StoreError> {
         let tx = self.begin().await?;
-        let Some(row) = job::Entity::find_by_id(id.0).lock_exclusive().one(&tx).await? else {
+        let Some(row) = job::Entity::find_by_id(id.0)
+            .lock_exclusive()
+            .one(&tx)
+            .await?
+        else {
             return Ok(None);
         };
         let mut open = Open::new(row)?;
@@ -203,10 +213,18 @@ impl Open {
             failures: count(row.failures),
             losses: count(row.losses),
             max_attempts: count(row.max_attempts),
-            delivery: if row.at_most_once { Delivery::AtMostOnce } else { Delivery::AtLeastOnce },
+            delivery: if row.at_most_once {
+                Delivery::AtMostOnce
+            } else {
+                Delivery::AtLeastOnce
+            },
             cancel_requested: row.cancel_requested,
         };
-        Ok(Self { row, job, changed: false })
+        Ok(Self {
+            row,
+            job,
+            changed: false,
+        })
     }
 }
 
@@ -221,7 +239,9 @@ async fn lock_jobs(
         "SELECT jobs.* FROM v JOIN jobs ON jobs.id = v.job ORDER BY jobs.id {}",
         for_update(tx, "FOR UPDATE OF jobs")
     );
-    let rows = Rows::new(&["job"], vec![Column::Id(ids)]).query(tx, &sql).await?;
+    let rows = Rows::new(&["job"], vec![Column::Id(ids)])
+        .query(tx, &sql)
+        .await?;
     let mut open = HashMap::with_capacity(rows.len());
     for row in rows {
         let row = <job::Model as sea_orm::FromQueryResult>::from_query_result(&row, "")?;
@@ -250,7 +270,11 @@ fn decide<'a>(
             Report::Started { .. } | Report::Leased { .. } => {
                 Ok((entry.job.started(attempt, now)?, None))
             }
-            Report::Finished { started_at, finished_at, outcome } => {
+            Report::Finished {
+                started_at,
+                finished_at,
+                outcome,
+            } => {
                 let settlement = entry.job.finished(attempt, outcome, now, chance())?;
                 let ending = Ending {
                     name: outcome.name(),
@@ -263,15 +287,22 @@ fn decide<'a>(
             }
             Report::Redelivered => {
                 let settlement = entry.job.lost(attempt, false, now)?;
-                Ok((settlement, Some(lost("lost", "its worker died or lost its connection"))))
+                Ok((
+                    settlement,
+                    Some(lost("lost", "its worker died or lost its connection")),
+                ))
             }
-            Report::Returned { reason } => {
-                Ok((entry.job.returned(attempt, now)?, Some(lost("returned", reason))))
-            }
+            Report::Returned { reason } => Ok((
+                entry.job.returned(attempt, now)?,
+                Some(lost("returned", reason)),
+            )),
         },
         Verdict::Lost { .. } => {
             let settlement = entry.job.lost(attempt, false, now)?;
-            Ok((settlement, Some(lost("lost", "nobody was running it any more"))))
+            Ok((
+                settlement,
+                Some(lost("lost", "nobody was running it any more")),
+            ))
         }
         Verdict::Unpublished { .. } => Ok((entry.job.returned(attempt, now)?, None)),
     }
@@ -293,9 +324,15 @@ fn apply(entry: &mut Open, verdict: &Verdict, settlement: &Settlement, now: Time
                 row.started_at = Some(started_at.as_millis());
                 row.lease_until = Some(until.as_millis());
             }
-            Report::Finished { started_at, outcome, .. } => {
+            Report::Finished {
+                started_at,
+                outcome,
+                ..
+            } => {
                 row.started_at = started_at.map(Time::as_millis);
-                error = outcome.error().map(|(code, detail)| (code.into(), detail.into()));
+                error = outcome
+                    .error()
+                    .map(|(code, detail)| (code.into(), detail.into()));
             }
             Report::Redelivered | Report::Returned { .. } => {}
         }
@@ -358,12 +395,33 @@ async fn write_jobs(tx: &DatabaseTransaction, mut open: Vec<Open>) -> Result<(),
         }
     }
     let [states, accounts, workers, codes, messages] = texts.map(Column::Text);
-    let [failures, losses, cancel, ready, run_at, started, lease, finished, attempt] =
-        numbers.map(Column::Number);
+    let [
+        failures,
+        losses,
+        cancel,
+        ready,
+        run_at,
+        started,
+        lease,
+        finished,
+        attempt,
+    ] = numbers.map(Column::Number);
     Rows::new(
         &[
-            "id", "state", "account", "worker", "error_code", "error_message", "failures",
-            "losses", "cancel", "ready", "run_at", "started_at", "lease_until", "finished_at",
+            "id",
+            "state",
+            "account",
+            "worker",
+            "error_code",
+            "error_message",
+            "failures",
+            "losses",
+            "cancel",
+            "ready",
+            "run_at",
+            "started_at",
+            "lease_until",
+            "finished_at",
             "attempt",
         ],
         vec![
@@ -434,7 +492,11 @@ impl History {
         let values = [
             row.attempt,
             row.dispatched_at.unwrap_or(row.created_at),
-            ending.started_at.map(Time::as_millis).or(row.started_at).unwrap_or(0),
+            ending
+                .started_at
+                .map(Time::as_millis)
+                .or(row.started_at)
+                .unwrap_or(0),
             ending.finished_at.as_millis(),
             number(usage.input_tokens),
             number(usage.output_tokens),
@@ -452,9 +514,20 @@ impl History {
             self.numbers.map(Column::Number);
         Rows::new(
             &[
-                "job", "account", "worker", "outcome", "error_code", "error_message", "answer",
-                "number", "dispatched_at", "started_at", "finished_at", "input_tokens",
-                "output_tokens", "cost_microusd",
+                "job",
+                "account",
+                "worker",
+                "outcome",
+                "error_code",
+                "error_message",
+                "answer",
+                "number",
+                "dispatched_at",
+                "started_at",
+                "finished_at",
+                "input_tokens",
+                "output_tokens",
+                "cost_microusd",
             ],
             vec![
                 Column::Id(self.jobs),
@@ -495,10 +568,17 @@ async fn release(
 ) -> Result<(), StoreError> {
     let accounts = freed.keys().cloned().collect();
     let slots = freed.values().map(|freed| freed.slots).collect();
-    let answered = freed.values().map(|freed| i64::from(freed.answered)).collect();
+    let answered = freed
+        .values()
+        .map(|freed| i64::from(freed.answered))
+        .collect();
     Rows::new(
         &["account", "freed", "answered"],
-        vec![Column::Text(accounts), Column::Number(slots), Column::Number(answered)],
+        vec![
+            Column::Text(accounts),
+            Column::Number(slots),
+            Column::Number(answered),
+        ],
     )
     .execute(
         tx,

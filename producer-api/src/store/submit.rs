@@ -123,7 +123,9 @@ async fn claim_keys(
     let mut first: HashMap<(&str, &str), usize> = HashMap::new();
     for (index, submission) in submissions.iter().enumerate() {
         if let Some(idempotency) = &submission.idempotency {
-            first.entry((&submission.client, &idempotency.key)).or_insert(index);
+            first
+                .entry((&submission.client, &idempotency.key))
+                .or_insert(index);
         }
     }
     if first.is_empty() {
@@ -136,8 +138,10 @@ async fn claim_keys(
     for (key, index) in &order {
         let submission = &submissions[**index];
         let ids: Vec<JobId> = submission.rows.iter().map(|row| row.id).collect();
-        let fingerprint =
-            submission.idempotency.as_ref().map_or("", |idempotency| &idempotency.fingerprint);
+        let fingerprint = submission
+            .idempotency
+            .as_ref()
+            .map_or("", |idempotency| &idempotency.fingerprint);
         columns[0].push(key.0.to_owned());
         columns[1].push(key.1.to_owned());
         columns[2].push(fingerprint.to_owned());
@@ -146,8 +150,20 @@ async fn claim_keys(
     let rows = order.len();
     let [clients, keys, fingerprints, jobs] = columns.map(Column::Text);
     let taken = Rows::new(
-        &["client", "idempotency_key", "fingerprint", "jobs", "created_at"],
-        vec![clients, keys, fingerprints, jobs, Column::Number(vec![now.as_millis(); rows])],
+        &[
+            "client",
+            "idempotency_key",
+            "fingerprint",
+            "jobs",
+            "created_at",
+        ],
+        vec![
+            clients,
+            keys,
+            fingerprints,
+            jobs,
+            Column::Number(vec![now.as_millis(); rows]),
+        ],
     )
     .query(
         tx,
@@ -158,7 +174,10 @@ async fn claim_keys(
     .await?;
     let mut ours = std::collections::HashSet::new();
     for row in &taken {
-        ours.insert((row.try_get_by_index::<String>(0)?, row.try_get_by_index::<String>(1)?));
+        ours.insert((
+            row.try_get_by_index::<String>(0)?,
+            row.try_get_by_index::<String>(1)?,
+        ));
     }
     let others: Vec<&(&str, &str)> = first
         .keys()
@@ -173,21 +192,29 @@ async fn claim_keys(
                     .and(idempotency_key::Column::IdempotencyKey.eq(*key)),
             )
         });
-        for row in idempotency_key::Entity::find().filter(condition).all(tx).await? {
+        for row in idempotency_key::Entity::find()
+            .filter(condition)
+            .all(tx)
+            .await?
+        {
             let jobs = parse_json("jobs of an idempotency key", &row.jobs)?;
             known.insert((row.client, row.idempotency_key), (row.fingerprint, jobs));
         }
     }
     for (index, submission) in submissions.iter().enumerate() {
-        let Some(idempotency) = &submission.idempotency else { continue };
+        let Some(idempotency) = &submission.idempotency else {
+            continue;
+        };
         let before = match known.get(&(submission.client.clone(), idempotency.key.clone())) {
             Some((fingerprint, jobs)) => Some((fingerprint.as_str(), jobs.clone())),
             None => {
                 let standing = first[&(submission.client.as_str(), idempotency.key.as_str())];
                 (standing != index).then(|| {
                     let other = &submissions[standing];
-                    let fingerprint =
-                        other.idempotency.as_ref().map_or("", |other| &other.fingerprint);
+                    let fingerprint = other
+                        .idempotency
+                        .as_ref()
+                        .map_or("", |other| &other.fingerprint);
                     (fingerprint, other.rows.iter().map(|row| row.id).collect())
                 })
             }
@@ -208,7 +235,10 @@ async fn insert_jobs(
     submissions: &[&Submission],
     now: Time,
 ) -> Result<(), StoreError> {
-    let most = submissions.iter().map(|submission| submission.rows.len()).sum();
+    let most = submissions
+        .iter()
+        .map(|submission| submission.rows.len())
+        .sum();
     let mut ids = Vec::with_capacity(most);
     let mut retries = Vec::with_capacity(most);
     let mut texts: [Vec<String>; 7] = std::array::from_fn(|_| Vec::with_capacity(most));
@@ -246,8 +276,17 @@ async fn insert_jobs(
         }
     }
     let [clients, lanes, models, sessions, metadata, requests, traces] = texts.map(Column::Text);
-    let [priority, ready, run_at, expires, timeout, attempts, once, created, is_retry] =
-        numbers.map(Column::Number);
+    let [
+        priority,
+        ready,
+        run_at,
+        expires,
+        timeout,
+        attempts,
+        once,
+        created,
+        is_retry,
+    ] = numbers.map(Column::Number);
     Rows::new(
         &[
             "id", "retry_of", "client", "lane", "model", "session", "metadata", "priority",
@@ -283,12 +322,15 @@ async fn insert_jobs(
          NULLIF(session, ''), metadata, CASE WHEN is_retry = 1 THEN retry_of END, created_at FROM v",
     )
     .await?;
-    Rows::new(&["job", "request", "traceparent"], vec![Column::Id(ids), requests, traces])
-        .execute(
-            tx,
-            "INSERT INTO job_payloads (job, request, traceparent) \
+    Rows::new(
+        &["job", "request", "traceparent"],
+        vec![Column::Id(ids), requests, traces],
+    )
+    .execute(
+        tx,
+        "INSERT INTO job_payloads (job, request, traceparent) \
              SELECT job, request, NULLIF(traceparent, '') FROM v",
-        )
-        .await?;
+    )
+    .await?;
     Ok(())
 }

@@ -43,9 +43,8 @@ impl Store {
     pub async fn sweep(&self, now: Time) -> Result<Swept, StoreError> {
         let mut swept = Swept::default();
         let backend = self.write.get_database_backend();
-        let statement = |sql: String| {
-            Statement::from_sql_and_values(backend, sql, [now.as_millis().into()])
-        };
+        let statement =
+            |sql: String| Statement::from_sql_and_values(backend, sql, [now.as_millis().into()]);
         let ready = self
             .write
             .query_all_raw(statement(
@@ -84,7 +83,9 @@ impl Store {
             ))
             .await?;
         if let Some(row) = next {
-            swept.next_ready = row.try_get_by_index::<Option<i64>>(0)?.map(Time::from_millis);
+            swept.next_ready = row
+                .try_get_by_index::<Option<i64>>(0)?
+                .map(Time::from_millis);
         }
         Ok(swept)
     }
@@ -109,7 +110,9 @@ impl Store {
                  SELECT lane FROM lanes WHERE lane IS NOT NULL",
             ))
             .await?;
-        rows.iter().map(|row| Ok(row.try_get_by_index(0)?)).collect()
+        rows.iter()
+            .map(|row| Ok(row.try_get_by_index(0)?))
+            .collect()
     }
 
     /// Attempts that were dispatched before `before`, or whose end was asked for; oldest first.
@@ -130,7 +133,9 @@ impl Store {
             .await?;
         let mut found = Vec::with_capacity(rows.len());
         for row in rows {
-            let Some(Ok(account)) = row.account.map(|account| account.parse()) else { continue };
+            let Some(Ok(account)) = row.account.map(|account| account.parse()) else {
+                continue;
+            };
             found.push(InFlight {
                 job: JobId(row.id),
                 attempt: count(row.attempt),

@@ -281,11 +281,15 @@ impl Broker {
         }
     }
 
-    /// Publishes replies as one message and waits for its confirm.
+    /// Publishes replies as one message (or as several, when they are too large for one) and
+    /// waits for its confirm.
     ///
     /// # Errors
     /// When it was not confirmed; the caller keeps the replies and tries again.
     pub async fn reply(&self, replies: &[Reply]) -> Result<(), BrokerError> {
+        if replies.is_empty() {
+            return Ok(());
+        }
         match self {
             Self::Rabbit(rabbit) => rabbit.reply(replies).await,
             Self::InProcess(queues) => queues.reply(replies),

@@ -127,9 +127,11 @@ impl Credential {
             return Ok(Some(value.trim().into()));
         }
         if let Some(path) = &self.file {
-            let value = std::fs::read_to_string(path).map_err(|source| {
-                CredentialError::Unreadable { path: path.clone(), source }
-            })?;
+            let value =
+                std::fs::read_to_string(path).map_err(|source| CredentialError::Unreadable {
+                    path: path.clone(),
+                    source,
+                })?;
             return Ok(Some(value.trim().into()));
         }
         Ok(None)
@@ -270,10 +272,12 @@ struct RawClaudeCli {
 
 fn settings<T: de::DeserializeOwned>(map: Map<String, Value>) -> Result<T, String> {
     if map.keys().any(|key| key.contains("password")) {
-        return Err("a password is never asked for: log in with the provider's own tool \
+        return Err(
+            "a password is never asked for: log in with the provider's own tool \
                     (for claude-cli: `claude auth login` with the account's config_dir), or use \
                     an API key or a token variable"
-            .into());
+                .into(),
+        );
     }
     serde_json::from_value(Value::Object(map)).map_err(|error| error.to_string())
 }
@@ -385,11 +389,18 @@ impl AccountConfig {
                     return bad("max_tokens", "must be at least 1");
                 }
                 if !one_of(&api.credential) {
-                    return bad("api_key", "give one of api_key, api_key_env and api_key_file");
+                    return bad(
+                        "api_key",
+                        "give one of api_key, api_key_env and api_key_file",
+                    );
                 }
-                if matches!(self.provider, Provider::Anthropic(_)) && !api.credential.is_configured()
+                if matches!(self.provider, Provider::Anthropic(_))
+                    && !api.credential.is_configured()
                 {
-                    return bad("api_key_env", "is not set; name the variable that holds the key");
+                    return bad(
+                        "api_key_env",
+                        "is not set; name the variable that holds the key",
+                    );
                 }
                 if api.base_url.is_none() && !api.credential.is_configured() {
                     return bad("api_key_env", "is not set, and there is no base_url either");
@@ -398,7 +409,10 @@ impl AccountConfig {
             Provider::ClaudeCli(cli) => {
                 let both = cli.credential.is_configured() && cli.oauth_token.is_configured();
                 if both || !one_of(&cli.credential) || !one_of(&cli.oauth_token) {
-                    return bad("api_key", "give one credential at most: the CLI takes only one");
+                    return bad(
+                        "api_key",
+                        "give one credential at most: the CLI takes only one",
+                    );
                 }
             }
             Provider::Command(command) => {
@@ -410,13 +424,20 @@ impl AccountConfig {
                     return bad("env", "has a name that no environment variable can have");
                 }
                 if command.pass_env.iter().any(bad_name) {
-                    return bad("pass_env", "has a name that no environment variable can have");
+                    return bad(
+                        "pass_env",
+                        "has a name that no environment variable can have",
+                    );
                 }
             }
             Provider::Simulated(simulated) => {
                 let faults = &simulated.faults;
-                let shares =
-                    [faults.failed, faults.throttled, faults.overloaded, faults.rejected];
+                let shares = [
+                    faults.failed,
+                    faults.throttled,
+                    faults.overloaded,
+                    faults.rejected,
+                ];
                 if shares.iter().any(|share| !(0.0..=1.0).contains(share))
                     || shares.iter().sum::<f64>() > 1.0
                 {

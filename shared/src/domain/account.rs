@@ -91,13 +91,24 @@ impl Cooldown {
             Outcome::Throttled { until, detail, .. } | Outcome::Overloaded { until, detail } => {
                 // A burst of replies about one and the same throttle is one throttle.
                 let cooling = self.until.is_some_and(|end| end > now);
-                let streak = if cooling { self.streak } else { self.streak.saturating_add(1) };
+                let streak = if cooling {
+                    self.streak
+                } else {
+                    self.streak.saturating_add(1)
+                };
                 let fallback = now + retry::cooldown(streak.max(1), chance);
                 let end = until.filter(|end| *end > now).unwrap_or(fallback);
                 let until = self.until.map_or(end, |known| known.max(end));
-                Cooldown { until: Some(until), reason: Some(clip(detail)), streak }
+                Cooldown {
+                    until: Some(until),
+                    reason: Some(clip(detail)),
+                    streak,
+                }
             }
-            Outcome::Completed(_) => Cooldown { streak: 0, ..self.clone() },
+            Outcome::Completed(_) => Cooldown {
+                streak: 0,
+                ..self.clone()
+            },
             Outcome::AuthFailed { .. }
             | Outcome::OutOfCredit { .. }
             | Outcome::Rejected { .. }
@@ -139,7 +150,11 @@ mod tests {
     const NOW: Time = Time::from_millis(1_000_000);
 
     fn throttled(until: Option<Time>) -> Outcome {
-        Outcome::Throttled { until, throttle: ThrottleKind::Burst, detail: "slow down".into() }
+        Outcome::Throttled {
+            until,
+            throttle: ThrottleKind::Burst,
+            detail: "slow down".into(),
+        }
     }
 
     #[test]
@@ -149,7 +164,10 @@ mod tests {
         let first = Cooldown::default().after(&throttled(Some(short)), NOW, 0.5);
         let second = first.after(&throttled(Some(long)), NOW, 0.5);
         assert_eq!(second.until, Some(long));
-        assert_eq!(second.after(&throttled(Some(short)), NOW, 0.5).until, Some(long));
+        assert_eq!(
+            second.after(&throttled(Some(short)), NOW, 0.5).until,
+            Some(long)
+        );
     }
 
     #[test]
@@ -158,7 +176,12 @@ mod tests {
         let later = first.until.unwrap() + Duration::from_millis(1);
         let second = first.after(&throttled(None), later, 0.0);
         assert!(second.until.unwrap().since(later) > first.until.unwrap().since(NOW));
-        assert_eq!(second.after(&Outcome::Completed(Default::default()), later, 0.0).streak, 0);
+        assert_eq!(
+            second
+                .after(&Outcome::Completed(Default::default()), later, 0.0)
+                .streak,
+            0
+        );
     }
 
     #[test]

@@ -55,7 +55,10 @@ impl State {
     /// Whether a job in this state never changes again.
     #[must_use]
     pub fn is_terminal(self) -> bool {
-        matches!(self, Self::Succeeded | Self::Failed | Self::Cancelled | Self::Expired)
+        matches!(
+            self,
+            Self::Succeeded | Self::Failed | Self::Cancelled | Self::Expired
+        )
     }
 
     /// Whether a job in this state holds a slot of an account.
@@ -213,10 +216,16 @@ impl Job {
     /// Refuses a report about any attempt but the current one, or about a job that has ended.
     fn check_current(&self, attempt: u32, event: Event) -> Result<(), Refused> {
         if self.state.is_terminal() {
-            return Err(Refused::Illegal { state: self.state, event });
+            return Err(Refused::Illegal {
+                state: self.state,
+                event,
+            });
         }
         if attempt != self.attempt {
-            return Err(Refused::Superseded { reported: attempt, current: self.attempt });
+            return Err(Refused::Superseded {
+                reported: attempt,
+                current: self.attempt,
+            });
         }
         Ok(())
     }
@@ -277,7 +286,10 @@ impl Job {
                 let again = failures < self.max_attempts && self.delivery == Delivery::AtLeastOnce;
                 let event = if again { Event::Requeue } else { Event::Fail };
                 let due = now + retry::backoff(failures, chance);
-                Ok(Settlement { failures, ..self.become_after(event, due)? })
+                Ok(Settlement {
+                    failures,
+                    ..self.become_after(event, due)?
+                })
             }
         }
     }
@@ -298,13 +310,20 @@ impl Job {
         let twice = self.delivery == Delivery::AtMostOnce && began;
         if twice || losses > MAX_LOSSES {
             let code = Some("worker_lost");
-            return Ok(Settlement { losses, code, ..self.become_after(Event::Fail, now)? });
+            return Ok(Settlement {
+                losses,
+                code,
+                ..self.become_after(Event::Fail, now)?
+            });
         }
         let due = match self.delivery {
             Delivery::AtMostOnce => now + QUARANTINE,
             Delivery::AtLeastOnce => now,
         };
-        Ok(Settlement { losses, ..self.become_after(Event::Requeue, due)? })
+        Ok(Settlement {
+            losses,
+            ..self.become_after(Event::Requeue, due)?
+        })
     }
 
     /// Attempt `attempt` was handed back by its worker before it began, on purpose: nothing is
@@ -314,7 +333,11 @@ impl Job {
     /// [`Refused`] when the attempt is not the current one or the job is not in flight.
     pub fn returned(&self, attempt: u32, now: Time) -> Result<Settlement, Refused> {
         self.check_current(attempt, Event::Requeue)?;
-        let event = if self.cancel_requested { Event::Cancel } else { Event::Requeue };
+        let event = if self.cancel_requested {
+            Event::Cancel
+        } else {
+            Event::Requeue
+        };
         self.become_after(event, now)
     }
 }
@@ -344,8 +367,15 @@ mod tests {
         let detail = String::new;
         vec![
             Outcome::Completed(Completion::default()),
-            Outcome::Throttled { until: None, throttle: ThrottleKind::Burst, detail: detail() },
-            Outcome::Overloaded { until: None, detail: detail() },
+            Outcome::Throttled {
+                until: None,
+                throttle: ThrottleKind::Burst,
+                detail: detail(),
+            },
+            Outcome::Overloaded {
+                until: None,
+                detail: detail(),
+            },
             Outcome::AuthFailed { detail: detail() },
             Outcome::OutOfCredit { detail: detail() },
             Outcome::rejected("invalid_request", ""),
@@ -373,8 +403,12 @@ mod tests {
             for cancel_requested in [false, true] {
                 for failures in [0, 2] {
                     for outcome in outcomes() {
-                        let job =
-                            Job { delivery, cancel_requested, failures, ..job(State::Running) };
+                        let job = Job {
+                            delivery,
+                            cancel_requested,
+                            failures,
+                            ..job(State::Running)
+                        };
                         let end = job.finished(2, &outcome, NOW, 0.0).unwrap();
                         table += &format!(
                             "{delivery:?} cancel={cancel_requested} failures={failures} {} -> {} failures={} due=+{}s\n",
@@ -405,24 +439,36 @@ mod tests {
 
     #[test]
     fn an_at_most_once_job_that_began_ends_with_its_worker() {
-        let once = Job { delivery: Delivery::AtMostOnce, ..job(State::Running) };
+        let once = Job {
+            delivery: Delivery::AtMostOnce,
+            ..job(State::Running)
+        };
         let end = once.lost(2, false, NOW).unwrap();
         assert_eq!((end.state, end.code), (State::Failed, Some("worker_lost")));
     }
 
     #[test]
     fn an_at_most_once_job_that_never_began_is_sent_again_after_a_wait() {
-        let once = Job { delivery: Delivery::AtMostOnce, ..job(State::Dispatched) };
+        let once = Job {
+            delivery: Delivery::AtMostOnce,
+            ..job(State::Dispatched)
+        };
         let back = once.lost(2, false, NOW).unwrap();
         assert_eq!((back.state, back.due), (State::Queued, NOW + QUARANTINE));
-        let waiting = Job { state: State::Queued, ..once };
+        let waiting = Job {
+            state: State::Queued,
+            ..once
+        };
         let end = waiting.started(2, NOW).unwrap();
         assert_eq!((end.state, end.code), (State::Failed, Some("worker_lost")));
     }
 
     #[test]
     fn a_job_that_kills_its_workers_ends() {
-        let poison = Job { losses: MAX_LOSSES, ..job(State::Running) };
+        let poison = Job {
+            losses: MAX_LOSSES,
+            ..job(State::Running)
+        };
         assert_eq!(poison.lost(2, true, NOW).unwrap().state, State::Failed);
     }
 

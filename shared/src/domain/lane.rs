@@ -27,7 +27,11 @@ impl Lane {
     pub fn new(account: Option<AccountId>, model: Option<String>, mut tags: Vec<String>) -> Self {
         tags.sort();
         tags.dedup();
-        Self { account, model, tags }
+        Self {
+            account,
+            model,
+            tags,
+        }
     }
 
     /// The lane as one text: `any`, or its parts as a query string. Equal lanes have equal keys.
@@ -71,8 +75,14 @@ impl Lane {
     /// Whether `account` belongs to this lane, whatever its state now.
     #[must_use]
     pub fn admits(&self, account: &Account) -> bool {
-        let pinned_here = self.account.as_ref().is_none_or(|pinned| *pinned == account.id);
-        let offers_model = self.model.as_ref().is_none_or(|model| account.offers(model));
+        let pinned_here = self
+            .account
+            .as_ref()
+            .is_none_or(|pinned| *pinned == account.id);
+        let offers_model = self
+            .model
+            .as_ref()
+            .is_none_or(|model| account.offers(model));
         pinned_here && offers_model && self.tags.iter().all(|tag| account.tags.contains(tag))
     }
 }

@@ -116,13 +116,19 @@ impl Outcome {
     /// A failure that may be retried.
     #[must_use]
     pub fn failed(code: &str, detail: impl Into<String>) -> Self {
-        Self::Failed { code: code.into(), detail: detail.into() }
+        Self::Failed {
+            code: code.into(),
+            detail: detail.into(),
+        }
     }
 
     /// A request that will never work.
     #[must_use]
     pub fn rejected(code: &str, detail: impl Into<String>) -> Self {
-        Self::Rejected { code: code.into(), detail: detail.into() }
+        Self::Rejected {
+            code: code.into(),
+            detail: detail.into(),
+        }
     }
 
     /// The outcome's name, as in history and metrics.

@@ -46,7 +46,10 @@ impl Request {
     #[must_use]
     pub fn prompt(text: impl Into<String>) -> Self {
         Self {
-            messages: vec![Message { role: Role::User, content: text.into() }],
+            messages: vec![Message {
+                role: Role::User,
+                content: text.into(),
+            }],
             system: None,
             model: None,
             params: serde_json::Map::new(),
@@ -74,8 +77,11 @@ impl Request {
     /// given as it is; more are marked with who speaks.
     #[must_use]
     pub fn as_text(&self) -> String {
-        let turns: Vec<&Message> =
-            self.messages.iter().filter(|message| message.role != Role::System).collect();
+        let turns: Vec<&Message> = self
+            .messages
+            .iter()
+            .filter(|message| message.role != Role::System)
+            .collect();
         match turns.as_slice() {
             [only] => only.content.clone(),
             many => many

@@ -6,14 +6,24 @@ use std::time::Duration;
 /// of it by chance, so that jobs that failed together do not come back together.
 #[must_use]
 pub fn backoff(failures: u32, chance: f64) -> Duration {
-    jittered(Duration::from_secs(1), Duration::from_secs(300), failures, chance)
+    jittered(
+        Duration::from_secs(1),
+        Duration::from_secs(300),
+        failures,
+        chance,
+    )
 }
 
 /// How long an account rests when its provider names no time: 2 s doubling to 5 min, less up to
 /// half of it by chance.
 #[must_use]
 pub fn cooldown(streak: u32, chance: f64) -> Duration {
-    jittered(Duration::from_secs(2), Duration::from_secs(300), streak, chance)
+    jittered(
+        Duration::from_secs(2),
+        Duration::from_secs(300),
+        streak,
+        chance,
+    )
 }
 
 fn jittered(first: Duration, most: Duration, step: u32, chance: f64) -> Duration {

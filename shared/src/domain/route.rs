@@ -32,7 +32,8 @@ impl Seat {
     /// How many more jobs it can take.
     #[must_use]
     pub fn room(&self) -> u32 {
-        self.window_room.map_or(self.free_slots, |room| room.min(self.free_slots))
+        self.window_room
+            .map_or(self.free_slots, |room| room.min(self.free_slots))
     }
 }
 
@@ -117,14 +118,23 @@ mod tests {
     use proptest::prelude::*;
     use uuid::Uuid;
 
-    use super::*;
+    use super::{Strategy, *};
 
     fn seat(index: usize, free_slots: u32, window_room: Option<u32>) -> Seat {
-        Seat { account: format!("a{index}").parse().unwrap(), free_slots, window_room }
+        Seat {
+            account: format!("a{index}").parse().unwrap(),
+            free_slots,
+            window_room,
+        }
     }
 
     fn head(number: u128, priority: i16, lane: usize) -> Head {
-        Head { job: JobId(Uuid::from_u128(number)), priority, fair_tag: 0, lane }
+        Head {
+            job: JobId(Uuid::from_u128(number)),
+            priority,
+            fair_tag: 0,
+            lane,
+        }
     }
 
     #[test]
@@ -134,8 +144,13 @@ mod tests {
         let mut cursor = Cursor::default();
         let mut taken = Vec::new();
         for number in 0..6 {
-            let plan =
-                plan(&[head(number, 0, 0)], &seats, &lanes, Strategy::RoundRobin, &mut cursor);
+            let plan = plan(
+                &[head(number, 0, 0)],
+                &seats,
+                &lanes,
+                Strategy::RoundRobin,
+                &mut cursor,
+            );
             taken.push(plan[0].seat);
         }
         assert_eq!(taken, [0, 1, 2, 0, 1, 2]);
@@ -145,8 +160,13 @@ mod tests {
     fn a_lane_without_room_delays_only_its_own_jobs() {
         let seats = [seat(0, 0, None), seat(1, 1, None)];
         let heads = [head(1, 9, 0), head(2, 0, 1)];
-        let plan =
-            plan(&heads, &seats, &[vec![0], vec![1]], Strategy::RoundRobin, &mut Cursor::default());
+        let plan = plan(
+            &heads,
+            &seats,
+            &[vec![0], vec![1]],
+            Strategy::RoundRobin,
+            &mut Cursor::default(),
+        );
         assert_eq!(plan, [Binding { head: 1, seat: 1 }]);
     }
 

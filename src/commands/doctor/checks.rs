@@ -1,12 +1,6 @@
 //! The checks of `sluice doctor`, one a function.
 
-use std::{
-    fs::File,
-    io,
-    os::unix::fs::PermissionsExt,
-    path::Path,
-    time::Duration,
-};
+use std::{fs::File, io, os::unix::fs::PermissionsExt, path::Path, time::Duration};
 
 use futures::future::join_all;
 use secrecy::{ExposeSecret, SecretString};
@@ -59,7 +53,12 @@ pub(super) struct Finding {
 
 impl Finding {
     pub(super) fn good(name: impl Into<String>, found: impl Into<String>) -> Self {
-        Self { name: name.into(), status: Status::Good, found: found.into(), mend: None }
+        Self {
+            name: name.into(),
+            status: Status::Good,
+            found: found.into(),
+            mend: None,
+        }
     }
 
     pub(super) fn notice(
@@ -67,7 +66,11 @@ impl Finding {
         found: impl Into<String>,
         mend: impl Into<String>,
     ) -> Self {
-        Self { status: Status::Notice, mend: Some(mend.into()), ..Self::good(name, found) }
+        Self {
+            status: Status::Notice,
+            mend: Some(mend.into()),
+            ..Self::good(name, found)
+        }
     }
 
     pub(super) fn wrong(
@@ -75,7 +78,11 @@ impl Finding {
         found: impl Into<String>,
         mend: impl Into<String>,
     ) -> Self {
-        Self { status: Status::Wrong, mend: Some(mend.into()), ..Self::good(name, found) }
+        Self {
+            status: Status::Wrong,
+            mend: Some(mend.into()),
+            ..Self::good(name, found)
+        }
     }
 }
 
@@ -90,11 +97,20 @@ pub(super) fn configuration(file: Option<&Path>) -> (Option<Config>, Finding) {
         }
     };
     let finding = match file {
-        None => Finding::good(NAME, "no file; every setting has its default or is in the environment"),
+        None => Finding::good(
+            NAME,
+            "no file; every setting has its default or is in the environment",
+        ),
         Some(path) if holds_secrets(path) && is_open(path) => Finding::notice(
             NAME,
-            format!("{} holds secrets, and others on this machine can read it", path.display()),
-            format!("chmod 600 {}, or name the secrets by api_key_env or api_key_file", path.display()),
+            format!(
+                "{} holds secrets, and others on this machine can read it",
+                path.display()
+            ),
+            format!(
+                "chmod 600 {}, or name the secrets by api_key_env or api_key_file",
+                path.display()
+            ),
         ),
         Some(path) => Finding::good(NAME, path.display().to_string()),
     };
@@ -103,17 +119,29 @@ pub(super) fn configuration(file: Option<&Path>) -> (Option<Config>, Finding) {
 
 /// Whether the file itself has secrets in it, rather than names of where they are.
 fn holds_secrets(path: &Path) -> bool {
-    let Ok(text) = std::fs::read_to_string(path) else { return false };
-    let Ok(config) = Config::from_toml(&text) else { return false };
+    let Ok(text) = std::fs::read_to_string(path) else {
+        return false;
+    };
+    let Ok(config) = Config::from_toml(&text) else {
+        return false;
+    };
     let in_account = |account: &AccountConfig| match &account.provider {
         config::Provider::ClaudeCli(cli) => {
             cli.credential.value.is_some() || cli.oauth_token.value.is_some()
         }
-        other => other.credential().is_some_and(|credential| credential.value.is_some()),
+        other => other
+            .credential()
+            .is_some_and(|credential| credential.value.is_some()),
     };
     let in_url = |url: &&SecretString| url.expose_secret().contains('@');
     config.accounts.values().any(in_account)
-        || [&config.postgres.url, &config.rabbitmq.url, &config.redis.url].iter().any(in_url)
+        || [
+            &config.postgres.url,
+            &config.rabbitmq.url,
+            &config.redis.url,
+        ]
+        .iter()
+        .any(in_url)
 }
 
 fn is_set(url: &SecretString) -> bool {
@@ -121,7 +149,8 @@ fn is_set(url: &SecretString) -> bool {
 }
 
 fn is_open(path: &Path) -> bool {
-    path.metadata().is_ok_and(|metadata| metadata.permissions().mode() & 0o077 != 0)
+    path.metadata()
+        .is_ok_and(|metadata| metadata.permissions().mode() & 0o077 != 0)
 }
 
 /// Whether the data folder can be used, and only by its owner.
@@ -131,7 +160,10 @@ pub(super) fn data_folder(home: &Home) -> Vec<Finding> {
     let mode = match home.mode() {
         Ok(mode) => mode,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return vec![Finding::good(NAME, format!("{path} will be made at the first start"))];
+            return vec![Finding::good(
+                NAME,
+                format!("{path} will be made at the first start"),
+            )];
         }
         Err(error) => {
             let mend = "set SLUICE_HOME to a folder of your own";
@@ -140,25 +172,30 @@ pub(super) fn data_folder(home: &Home) -> Vec<Finding> {
     };
     let mut findings = Vec::new();
     let probe = home.path().join(format!(".doctor-{}", std::process::id()));
-    findings.push(match File::create(&probe).and_then(|_| std::fs::remove_file(&probe)) {
-        Err(error) => Finding::wrong(
-            NAME,
-            format!("{path} cannot be written to: {error}"),
-            "make it yours, or set SLUICE_HOME to a folder of your own",
-        ),
-        Ok(()) if mode & 0o077 != 0 => Finding::notice(
-            NAME,
-            format!("{path} can be entered by others on this machine (mode {mode:o})"),
-            format!("chmod 700 {path}"),
-        ),
-        Ok(()) => Finding::good(NAME, format!("{path} (mode {mode:o})")),
-    });
+    findings.push(
+        match File::create(&probe).and_then(|_| std::fs::remove_file(&probe)) {
+            Err(error) => Finding::wrong(
+                NAME,
+                format!("{path} cannot be written to: {error}"),
+                "make it yours, or set SLUICE_HOME to a folder of your own",
+            ),
+            Ok(()) if mode & 0o077 != 0 => Finding::notice(
+                NAME,
+                format!("{path} can be entered by others on this machine (mode {mode:o})"),
+                format!("chmod 700 {path}"),
+            ),
+            Ok(()) => Finding::good(NAME, format!("{path} (mode {mode:o})")),
+        },
+    );
     let key = home.admin_key_file();
     if is_open(&key) {
         findings.push(Finding::wrong(
             "admin key",
             format!("{} can be read by others on this machine", key.display()),
-            format!("chmod 600 {}, then make a new admin key and revoke this one", key.display()),
+            format!(
+                "chmod 600 {}, then make a new admin key and revoke this one",
+                key.display()
+            ),
         ));
     }
     findings
@@ -200,7 +237,11 @@ async fn postgres(config: &config::Postgres) -> anyhow::Result<Finding> {
     Ok(if store.is_migrated().await? {
         Finding::good("postgres", "it answers, and its schema is up to date")
     } else {
-        Finding::wrong("postgres", "its schema is not up to date", "run `sluice migrate`")
+        Finding::wrong(
+            "postgres",
+            "its schema is not up to date",
+            "run `sluice migrate`",
+        )
     })
 }
 
@@ -233,7 +274,10 @@ pub(super) async fn accounts(config: &Config, home: &Home) -> Vec<Finding> {
         )];
     }
     let most = config.worker.max_output_bytes;
-    let checks = config.accounts.iter().map(|(id, account)| check(id, account, home, most));
+    let checks = config
+        .accounts
+        .iter()
+        .map(|(id, account)| check(id, account, home, most));
     join_all(checks).await
 }
 
@@ -243,14 +287,21 @@ async fn check(id: &AccountId, account: &AccountConfig, home: &Home, most: usize
         Ok(provider) => provider,
         Err(error) => {
             let fallback = "mend that key of the account in sluice.toml";
-            let (problem, mend) = error.problem.split_once("; ").unwrap_or((&error.problem, fallback));
+            let (problem, mend) = error
+                .problem
+                .split_once("; ")
+                .unwrap_or((&error.problem, fallback));
             return Finding::wrong(name, format!("{}: {problem}", error.key), mend);
         }
     };
     match tokio::time::timeout(PATIENCE, provider.check()).await {
         Ok(Check::Ok(found)) => Finding::good(name, found),
         Ok(Check::Problem { problem, mend }) => Finding::wrong(name, problem, mend),
-        Err(_) => Finding::wrong(name, "the check took too long", "try again, or try it by hand"),
+        Err(_) => Finding::wrong(
+            name,
+            "the check took too long",
+            "try again, or try it by hand",
+        ),
     }
 }
 
@@ -259,7 +310,9 @@ pub(super) async fn server(client: &Result<Client, ClientError>) -> Vec<Finding>
     const NAME: &str = "API";
     let refused = |error: &ClientError| {
         let text = error.explain();
-        let (found, mend) = text.split_once("\nhint: ").unwrap_or((&text, "see `sluice health`"));
+        let (found, mend) = text
+            .split_once("\nhint: ")
+            .unwrap_or((&text, "see `sluice health`"));
         Finding::wrong(NAME, found.to_owned(), mend)
     };
     let client = match client {
@@ -270,7 +323,11 @@ pub(super) async fn server(client: &Result<Client, ClientError>) -> Vec<Finding>
         Ok(answer) => answer,
         Err(error) if error.is_refused_connection() => {
             let found = format!("none answers at {}", client.url());
-            return vec![Finding::notice(NAME, found, "start it with `sluice up`, or set SLUICE_URL")];
+            return vec![Finding::notice(
+                NAME,
+                found,
+                "start it with `sluice up`, or set SLUICE_URL",
+            )];
         }
         Err(error) => return vec![refused(&error)],
     };
@@ -283,15 +340,22 @@ pub(super) async fn server(client: &Result<Client, ClientError>) -> Vec<Finding>
         .collect();
     let mut findings = vec![match health.status {
         HealthStatus::Ok => Finding::good(NAME, what),
-        HealthStatus::Degraded => {
-            Finding::notice(NAME, format!("{what}: {}", down.join(", ")), "jobs are accepted; bring it back")
-        }
-        HealthStatus::Down => {
-            Finding::wrong(NAME, format!("{what}: {}", down.join(", ")), "bring it back")
-        }
+        HealthStatus::Degraded => Finding::notice(
+            NAME,
+            format!("{what}: {}", down.join(", ")),
+            "jobs are accepted; bring it back",
+        ),
+        HealthStatus::Down => Finding::wrong(
+            NAME,
+            format!("{what}: {}", down.join(", ")),
+            "bring it back",
+        ),
     }];
     if let Err(error) = client.accounts().await {
-        findings.push(Finding { name: "API key".into(), ..refused(&error) });
+        findings.push(Finding {
+            name: "API key".into(),
+            ..refused(&error)
+        });
     } else {
         findings.push(Finding::good("API key", "it is taken"));
     }
@@ -301,7 +365,10 @@ pub(super) async fn server(client: &Result<Client, ClientError>) -> Vec<Finding>
 
 /// Compares our clock with an HTTP date.
 fn clock_of(date: &str) -> Option<Finding> {
-    let theirs = jiff::fmt::rfc2822::parse(date).ok()?.timestamp().as_millisecond();
+    let theirs = jiff::fmt::rfc2822::parse(date)
+        .ok()?
+        .timestamp()
+        .as_millisecond();
     let apart = Duration::from_millis(clock::now().as_millis().abs_diff(theirs));
     Some(if apart <= CLOCK_SKEW {
         Finding::good("clock", "the same as the API's")
@@ -328,7 +395,11 @@ mod tests {
     fn a_configuration_with_secrets_is_for_its_owner() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("sluice.toml");
-        fs::write(&path, "[accounts.a]\nprovider = \"anthropic\"\napi_key = \"sk-hidden\"").unwrap();
+        fs::write(
+            &path,
+            "[accounts.a]\nprovider = \"anthropic\"\napi_key = \"sk-hidden\"",
+        )
+        .unwrap();
         chmod(&path, 0o644);
         let (_, finding) = configuration(Some(&path));
         assert_eq!(finding.status, Status::Notice);
@@ -357,10 +428,15 @@ mod tests {
 
     #[test]
     fn clocks_are_compared() {
-        assert_eq!(clock_of("Wed, 21 Oct 2015 07:28:00 GMT").unwrap().status, Status::Notice);
+        assert_eq!(
+            clock_of("Wed, 21 Oct 2015 07:28:00 GMT").unwrap().status,
+            Status::Notice
+        );
         assert_eq!(clock_of("soon"), None);
         let now = jiff::Timestamp::from_millisecond(clock::now().as_millis()).unwrap();
-        let date = jiff::fmt::rfc2822::DateTimePrinter::new().timestamp_to_rfc9110_string(&now).unwrap();
+        let date = jiff::fmt::rfc2822::DateTimePrinter::new()
+            .timestamp_to_rfc9110_string(&now)
+            .unwrap();
         assert_eq!(clock_of(&date).unwrap().status, Status::Good);
     }
 }

@@ -27,7 +27,9 @@ pub(super) struct Chance(u64);
 impl Chance {
     /// Seeded by `SLUICE_TEST_SEED`, to see a failure again; by a number of its own otherwise.
     pub(super) fn from_environment() -> Self {
-        let given = std::env::var("SLUICE_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
+        let given = std::env::var("SLUICE_TEST_SEED")
+            .ok()
+            .and_then(|seed| seed.parse().ok());
         let seed = given.unwrap_or_else(|| crate::harness::random() % 1_000_000);
         eprintln!("SLUICE_TEST_SEED={seed}");
         Self(seed)
@@ -70,7 +72,10 @@ impl Load {
         let mut all: Vec<NewJob> = Vec::with_capacity(jobs + once);
         for number in 0..jobs + once {
             let delivery = (number >= jobs).then_some(Delivery::AtMostOnce);
-            all.push(NewJob { delivery, ..prompt(format!("job {number}")) });
+            all.push(NewJob {
+                delivery,
+                ..prompt(format!("job {number}"))
+            });
         }
         chance.shuffle(&mut all);
         let mut batches = Vec::new();
@@ -114,7 +119,9 @@ impl Load {
             clients.spawn(async move {
                 loop {
                     let number = load.next.fetch_add(1, Ordering::Relaxed);
-                    let Some(batch) = load.batches.get(number) else { return };
+                    let Some(batch) = load.batches.get(number) else {
+                        return;
+                    };
                     let jobs = u32::try_from(batch.len()).unwrap();
                     load.room.acquire_many(jobs).await.unwrap().forget();
                     load.submit(number, batch, &apis, client).await;
@@ -137,7 +144,10 @@ impl Load {
                     let jobs = answer.is::<Receipts>(202).jobs;
                     assert_eq!(jobs.len(), batch.len());
                     let ids = jobs.iter().map(|receipt| receipt.id);
-                    self.receipts.lock().unwrap().extend(ids.zip(batch.iter().cloned()));
+                    self.receipts
+                        .lock()
+                        .unwrap()
+                        .extend(ids.zip(batch.iter().cloned()));
                     return;
                 }
                 Ok(answer) => assert!(matches!(answer.status, 409 | 503), "{answer:?}"),

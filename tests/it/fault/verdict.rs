@@ -43,12 +43,17 @@ pub(super) async fn judge(cluster: &Cluster, load: &Load, stub: &Stub) {
 async fn until_all_have_ended(truth: &Truth) {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        let left = truth.number(&format!("SELECT count(*) FROM jobs WHERE {UNFINISHED}")).await;
+        let left = truth
+            .number(&format!("SELECT count(*) FROM jobs WHERE {UNFINISHED}"))
+            .await;
         if left == 0 {
             return;
         }
         if Instant::now() > deadline {
-            panic!("{left} jobs have not ended after {PATIENCE:?}\n{}", report(truth).await);
+            panic!(
+                "{left} jobs have not ended after {PATIENCE:?}\n{}",
+                report(truth).await
+            );
         }
         rest(Duration::from_millis(200)).await;
     }
@@ -58,7 +63,11 @@ async fn until_all_have_ended(truth: &Truth) {
 async fn report(truth: &Truth) -> String {
     let mut text = String::new();
     for (title, sql, columns) in [
-        ("states", "SELECT state, CAST(count(*) AS TEXT) FROM jobs GROUP BY state".to_owned(), 2),
+        (
+            "states",
+            "SELECT state, CAST(count(*) AS TEXT) FROM jobs GROUP BY state".to_owned(),
+            2,
+        ),
         (
             "accounts",
             "SELECT account, CAST(in_flight AS TEXT), standing, CAST(cooldown_until AS TEXT) \
@@ -77,7 +86,10 @@ async fn report(truth: &Truth) -> String {
             10,
         ),
     ] {
-        text += &format!("{title}:\n  {}\n", truth.lines(&sql, columns).await.join("\n  "));
+        text += &format!(
+            "{title}:\n  {}\n",
+            truth.lines(&sql, columns).await.join("\n  ")
+        );
     }
     text += &format!("now: {}\n", sluice_shared::clock::now().as_millis());
     text
@@ -104,24 +116,35 @@ async fn every_job_ended_once_and_well(truth: &Truth, load: &Load, stub: &Stub) 
         let id = JobId(row.try_get_by_index::<Uuid>(0).unwrap());
         let state: String = row.try_get_by_index(1).unwrap();
         let code: Option<String> = row.try_get_by_index(2).unwrap();
-        let job = receipts.get(&id).unwrap_or_else(|| panic!("{id} was never accepted"));
+        let job = receipts
+            .get(&id)
+            .unwrap_or_else(|| panic!("{id} was never accepted"));
         let prompt = job.prompt.as_deref().unwrap();
         let once = job.delivery == Some(Delivery::AtMostOnce);
         if once {
             let times = asked.get(prompt).copied().unwrap_or(0);
-            assert!(times <= 1, "{id} ({prompt}) must not run twice, and ran {times} times");
+            assert!(
+                times <= 1,
+                "{id} ({prompt}) must not run twice, and ran {times} times"
+            );
         }
         match state.as_str() {
             "succeeded" => {
                 let answer = &answers[&id];
                 let right = answer == prompt || *answer == format!("echo: {prompt}");
-                assert!(right && code.is_none(), "{id} was asked {prompt} and answered {answer}");
+                assert!(
+                    right && code.is_none(),
+                    "{id} was asked {prompt} and answered {answer}"
+                );
             }
             "failed" if once && code.as_deref() == Some("worker_lost") => lost += 1,
             _ => panic!("{id} ({prompt}) ended {state} with {code:?}"),
         }
     }
-    eprintln!("{} jobs, {lost} of them ended with their worker", receipts.len());
+    eprintln!(
+        "{} jobs, {lost} of them ended with their worker",
+        receipts.len()
+    );
 }
 
 /// No attempt is settled twice, and a job that succeeded did so by its last attempt alone. An
@@ -151,8 +174,14 @@ async fn every_attempt_is_accounted_for(truth: &Truth) {
             "no attempt failed",
             "SELECT count(*) FROM attempts WHERE outcome NOT IN ('completed', 'lost', 'returned')",
         ),
-        ("no failure was counted", "SELECT count(*) FROM jobs WHERE failures > 0"),
-        ("every slot is free", "SELECT count(*) FROM account_state WHERE in_flight <> 0"),
+        (
+            "no failure was counted",
+            "SELECT count(*) FROM jobs WHERE failures > 0",
+        ),
+        (
+            "every slot is free",
+            "SELECT count(*) FROM account_state WHERE in_flight <> 0",
+        ),
     ] {
         assert_eq!(truth.number(sql).await, 0, "{promise}");
     }
@@ -165,13 +194,19 @@ async fn no_limit_was_exceeded(truth: &Truth, stub: &Stub) {
     let sql = "SELECT account, started_at, finished_at FROM attempts WHERE started_at IS NOT NULL";
     for row in truth.rows(sql).await {
         let span = (number(&row, 1), number(&row, 2));
-        spans.entry(row.try_get_by_index(0).unwrap()).or_default().push(span);
+        spans
+            .entry(row.try_get_by_index(0).unwrap())
+            .or_default()
+            .push(span);
     }
     for (account, limit) in LIMITS {
         let most = most_at_once(spans.get(account).map_or(&[], Vec::as_slice));
         let seen = stub.most_at_once(&format!("sk-{account}"));
         eprintln!("{account}: {most} at once by the rows, {seen} by the provider, of {limit}");
-        assert!(most <= limit && seen <= limit, "{account} may run {limit} at once");
+        assert!(
+            most <= limit && seen <= limit,
+            "{account} may run {limit} at once"
+        );
     }
 }
 
@@ -181,8 +216,10 @@ fn number<T: TryGetable>(row: &sea_orm::QueryResult, index: usize) -> T {
 
 /// The most spans that contain one moment. One may begin in the millisecond another ends in.
 fn most_at_once(spans: &[(i64, i64)]) -> usize {
-    let mut changes: Vec<(i64, i32)> =
-        spans.iter().flat_map(|(from, to)| [(*from, 1), (*to, -1)]).collect();
+    let mut changes: Vec<(i64, i32)> = spans
+        .iter()
+        .flat_map(|(from, to)| [(*from, 1), (*to, -1)])
+        .collect();
     changes.sort_unstable();
     let (mut now, mut most) = (0, 0);
     for (_, change) in changes {

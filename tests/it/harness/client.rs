@@ -5,7 +5,10 @@ use std::time::Duration;
 use reqwest::{Method, RequestBuilder, header::HeaderMap};
 use serde::{Serialize, de::DeserializeOwned};
 use sluice_shared::{
-    api::{AccountView, CreatedKey, JobPage, JobView, NewJob, NewKey, Problem, Receipt, Receipts, Scope},
+    api::{
+        AccountView, CreatedKey, JobPage, JobView, NewJob, NewKey, Problem, Receipt, Receipts,
+        Scope,
+    },
     domain::JobId,
 };
 
@@ -34,29 +37,49 @@ pub(crate) struct Answer {
 
 impl Client {
     pub(crate) fn new(url: impl Into<String>, key: impl Into<String>) -> Self {
-        Self { url: url.into(), key: key.into(), http: http() }
+        Self {
+            url: url.into(),
+            key: key.into(),
+            http: http(),
+        }
     }
 
     /// The same API with another key.
     pub(crate) fn with_key(&self, key: impl Into<String>) -> Self {
-        Self { key: key.into(), ..self.clone() }
+        Self {
+            key: key.into(),
+            ..self.clone()
+        }
     }
 
     pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
-        let request = self.http.request(method, format!("{}{path}", self.url)).timeout(TIMEOUT);
-        if self.key.is_empty() { request } else { request.bearer_auth(&self.key) }
+        let request = self
+            .http
+            .request(method, format!("{}{path}", self.url))
+            .timeout(TIMEOUT);
+        if self.key.is_empty() {
+            request
+        } else {
+            request.bearer_auth(&self.key)
+        }
     }
 
     /// The answer to a request; an error when there is none.
     pub(crate) async fn try_send(&self, request: RequestBuilder) -> reqwest::Result<Answer> {
         let response = request.send().await?;
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
-        Ok(Answer { status, headers, body: response.text().await? })
+        Ok(Answer {
+            status,
+            headers,
+            body: response.text().await?,
+        })
     }
 
     /// The answer to a request, which there must be.
     pub(crate) async fn send(&self, request: RequestBuilder) -> Answer {
-        self.try_send(request).await.unwrap_or_else(|error| panic!("no answer: {error:?}"))
+        self.try_send(request)
+            .await
+            .unwrap_or_else(|error| panic!("no answer: {error:?}"))
     }
 
     pub(crate) async fn get(&self, path: &str) -> Answer {
@@ -86,7 +109,9 @@ impl Client {
 
     /// The job when it has ended, or as it is after `wait`.
     pub(crate) async fn poll(&self, id: JobId, wait: &str) -> JobView {
-        self.get(&format!("/api/jobs/{id}?wait={wait}")).await.is(200)
+        self.get(&format!("/api/jobs/{id}?wait={wait}"))
+            .await
+            .is(200)
     }
 
     pub(crate) async fn cancel(&self, id: JobId) -> Answer {
@@ -120,20 +145,30 @@ impl Client {
 
     pub(crate) async fn account(&self, id: &str) -> AccountView {
         let accounts = self.accounts().await;
-        accounts.into_iter().find(|account| account.id.as_str() == id).expect("the account is listed")
+        accounts
+            .into_iter()
+            .find(|account| account.id.as_str() == id)
+            .expect("the account is listed")
     }
 
     pub(crate) async fn pause(&self, account: &str) -> AccountView {
-        self.act(&format!("/api/accounts/{account}/pause")).await.is(200)
+        self.act(&format!("/api/accounts/{account}/pause"))
+            .await
+            .is(200)
     }
 
     pub(crate) async fn resume(&self, account: &str) -> AccountView {
-        self.act(&format!("/api/accounts/{account}/resume")).await.is(200)
+        self.act(&format!("/api/accounts/{account}/resume"))
+            .await
+            .is(200)
     }
 
     /// Makes a key and gives it with a client that has it.
     pub(crate) async fn new_key(&self, name: &str, scopes: &[Scope]) -> (CreatedKey, Client) {
-        let wish = NewKey { name: name.into(), scopes: scopes.to_vec() };
+        let wish = NewKey {
+            name: name.into(),
+            scopes: scopes.to_vec(),
+        };
         let created: CreatedKey = self.post("/api/keys", &wish).await.is(201);
         let client = self.with_key(&created.key);
         (created, client)
@@ -166,10 +201,19 @@ impl Answer {
 
     /// The problem document of a refusal, which must be a whole one.
     pub(crate) fn problem(&self) -> Problem {
-        assert_eq!(self.header("content-type"), Some("application/problem+json"), "{self:?}");
+        assert_eq!(
+            self.header("content-type"),
+            Some("application/problem+json"),
+            "{self:?}"
+        );
         let problem: Problem = self.is(self.status);
         assert_eq!(problem.status, self.status);
-        let words = [&problem.r#type, &problem.title, &problem.detail, &problem.code];
+        let words = [
+            &problem.r#type,
+            &problem.title,
+            &problem.detail,
+            &problem.code,
+        ];
         assert!(words.iter().all(|text| !text.is_empty()), "{problem:?}");
         problem
     }
@@ -177,12 +221,19 @@ impl Answer {
     /// The problem document of a refusal with this status and code.
     pub(crate) fn refused(&self, status: u16, code: &str) -> Problem {
         let problem = self.problem();
-        assert_eq!((self.status, problem.code.as_str()), (status, code), "{problem:?}");
+        assert_eq!(
+            (self.status, problem.code.as_str()),
+            (status, code),
+            "{problem:?}"
+        );
         problem
     }
 }
 
 /// A job that asks for nothing but this prompt.
 pub(crate) fn prompt(text: impl Into<String>) -> NewJob {
-    NewJob { prompt: Some(text.into()), ..NewJob::default() }
+    NewJob {
+        prompt: Some(text.into()),
+        ..NewJob::default()
+    }
 }

@@ -95,9 +95,17 @@ impl Cluster {
         let addresses = private.addresses(&Addresses::shared()).await;
         let database = addresses.create_database().await;
         let vhost = addresses.create_vhost().await;
-        cluster.distributed = Some(Distributed { addresses, database, vhost, private });
+        cluster.distributed = Some(Distributed {
+            addresses,
+            database,
+            vhost,
+            private,
+        });
         let mut migrate = Process::start(cluster.recipe("migrate", &["migrate"]));
-        eventually("the database is migrated", async || (!migrate.is_running()).then_some(())).await;
+        eventually("the database is migrated", async || {
+            (!migrate.is_running()).then_some(())
+        })
+        .await;
         for number in 1..=apis {
             cluster.add_api(&format!("api-{number}"));
         }
@@ -135,7 +143,11 @@ impl Cluster {
         let listen = format!("127.0.0.1:{}", port.number);
         self.apis.push(Client::new(format!("http://{listen}"), ""));
         self.ports.push(port);
-        let role = if self.mode == Mode::Embedded { "up" } else { "api" };
+        let role = if self.mode == Mode::Embedded {
+            "up"
+        } else {
+            "api"
+        };
         self.add(name, &[role, "--listen", &listen]);
     }
 
@@ -174,7 +186,10 @@ impl Cluster {
                 variables.push(("SLUICE_POSTGRES__MAX_CONNECTIONS", "6".to_owned()));
             }
         }
-        variables.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+        variables
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), value))
+            .collect()
     }
 
     /// Waits until every process runs, and every API is ready and sees all workers at every
@@ -187,17 +202,30 @@ impl Cluster {
             let url = self.apis[index].url.clone();
             let key = eventually(&what, async || {
                 for (name, process) in &mut self.processes {
-                    assert!(process.is_running(), "{name} has ended:\n{}", process.log_tail());
+                    assert!(
+                        process.is_running(),
+                        "{name} has ended:\n{}",
+                        process.log_tail()
+                    );
                 }
                 let key = fs::read_to_string(&key_file).ok()?.trim().to_owned();
                 let api = Client::new(&url, &key);
-                let ready = api.try_send(api.request(Method::GET, "/health/ready")).await.ok()?;
-                let answer = api.try_send(api.request(Method::GET, "/api/accounts")).await.ok()?;
+                let ready = api
+                    .try_send(api.request(Method::GET, "/health/ready"))
+                    .await
+                    .ok()?;
+                let answer = api
+                    .try_send(api.request(Method::GET, "/api/accounts"))
+                    .await
+                    .ok()?;
                 if ready.status != 200 || answer.status != 200 {
                     return None;
                 }
                 let list: AccountList = answer.is(200);
-                list.accounts.iter().all(|account| account.workers == Some(workers)).then_some(key)
+                list.accounts
+                    .iter()
+                    .all(|account| account.workers == Some(workers))
+                    .then_some(key)
             })
             .await;
             self.apis[index].key = key;
@@ -216,12 +244,18 @@ impl Cluster {
 
     /// The address of its own virtual host in RabbitMQ, with the key to it.
     pub(crate) fn rabbitmq(&self) -> url::Url {
-        self.distributed.as_ref().expect("it is distributed").rabbitmq()
+        self.distributed
+            .as_ref()
+            .expect("it is distributed")
+            .rabbitmq()
     }
 
     /// The address of its own database in Postgres, with the key to it.
     pub(crate) fn postgres(&self) -> url::Url {
-        self.distributed.as_ref().expect("it is distributed").postgres()
+        self.distributed
+            .as_ref()
+            .expect("it is distributed")
+            .postgres()
     }
 
     /// A look at the truth plane from outside.
@@ -252,13 +286,22 @@ impl Cluster {
         let index = self.submits.fetch_add(1, Ordering::Relaxed) % self.apis.len();
         let receipts = self.apis[index].submit_many(jobs).await;
         let ids: Vec<JobId> = receipts.iter().map(|receipt| receipt.id).collect();
-        self.taken_by.lock().unwrap().extend(ids.iter().map(|id| (*id, index)));
+        self.taken_by
+            .lock()
+            .unwrap()
+            .extend(ids.iter().map(|id| (*id, index)));
         ids
     }
 
     /// An API process that did not take this job, where there is one.
     pub(crate) fn other_api(&self, id: JobId) -> &Client {
-        let taken_by = self.taken_by.lock().unwrap().get(&id).copied().unwrap_or_default();
+        let taken_by = self
+            .taken_by
+            .lock()
+            .unwrap()
+            .get(&id)
+            .copied()
+            .unwrap_or_default();
         &self.apis[(taken_by + 1) % self.apis.len()]
     }
 
@@ -292,7 +335,10 @@ impl Cluster {
         what: &str,
         is: impl Fn(&JobView) -> bool,
     ) -> JobView {
-        eventually(&format!("job {id} {what}"), async || Some(self.job(id).await).filter(&is)).await
+        eventually(&format!("job {id} {what}"), async || {
+            Some(self.job(id).await).filter(&is)
+        })
+        .await
     }
 
     /// Runs a prompt to its end.
@@ -304,7 +350,11 @@ impl Cluster {
     /// The names of the processes that run prompts.
     pub(crate) fn workers(&self) -> Vec<String> {
         let runs_prompts = |name: &&String| *name == "up" || name.starts_with("worker");
-        self.processes.keys().filter(runs_prompts).cloned().collect()
+        self.processes
+            .keys()
+            .filter(runs_prompts)
+            .cloned()
+            .collect()
     }
 
     /// The names of the processes that serve the API.
@@ -314,7 +364,9 @@ impl Cluster {
     }
 
     pub(crate) fn process(&mut self, name: &str) -> &mut Process {
-        self.processes.get_mut(name).unwrap_or_else(|| panic!("there is no process {name}"))
+        self.processes
+            .get_mut(name)
+            .unwrap_or_else(|| panic!("there is no process {name}"))
     }
 
     /// Ends a process as a crash does.
@@ -343,7 +395,11 @@ impl Cluster {
     }
 
     fn private(&self) -> &PrivateSet {
-        &self.distributed.as_ref().expect("it is distributed").private
+        &self
+            .distributed
+            .as_ref()
+            .expect("it is distributed")
+            .private
     }
 
     /// What every process has printed, by name.
@@ -359,7 +415,10 @@ impl Cluster {
         environment.retain(|(name, _)| !name.contains("__"));
         environment.push(("SLUICE_URL".to_owned(), self.apis[0].url.clone()));
         let mut command = tokio::process::Command::from(super::hermetic(&environment));
-        command.args(arguments).current_dir(self.dir()).stdin(std::process::Stdio::null());
+        command
+            .args(arguments)
+            .current_dir(self.dir())
+            .stdin(std::process::Stdio::null());
         command.kill_on_drop(true);
         command
     }
@@ -391,11 +450,16 @@ impl Distributed {
         };
         std::thread::scope(|scope| {
             let work = || {
-                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+                let runtime = tokio::runtime::Builder::new_current_thread()
+                    .enable_all()
+                    .build();
                 runtime.unwrap().block_on(clean);
             };
             let cleaned = scope.spawn(work).join();
-            assert!(cleaned.is_ok() || std::thread::panicking(), "the services are not clean");
+            assert!(
+                cleaned.is_ok() || std::thread::panicking(),
+                "the services are not clean"
+            );
         });
     }
 }
@@ -412,13 +476,20 @@ impl Drop for Cluster {
         let dir = self.dir.take().expect("it lives");
         let none_left = || processes_of(dir.path()).is_empty();
         let clean = eventually_blocking(STRAYS_END, none_left);
-        let left = if clean { Vec::new() } else { processes_of(dir.path()) };
+        let left = if clean {
+            Vec::new()
+        } else {
+            processes_of(dir.path())
+        };
         kill_all(&left);
         if let Some(distributed) = self.distributed.take() {
             distributed.clean_up();
         }
         if failed {
-            eprintln!("--- data and whole logs are kept in {}", dir.keep().display());
+            eprintln!(
+                "--- data and whole logs are kept in {}",
+                dir.keep().display()
+            );
         } else {
             assert!(left.is_empty(), "processes are left behind: {left:?}");
             dir.close().expect("its folder can be removed");

@@ -23,7 +23,10 @@ impl Port {
             let number = 3_500 + u16::try_from(super::random() % 11_000).unwrap();
             let lock = File::create(locks.join(number.to_string())).unwrap();
             if lock.try_lock().is_ok() && TcpListener::bind((Ipv4Addr::LOCALHOST, number)).is_ok() {
-                return Self { number, _lock: lock };
+                return Self {
+                    number,
+                    _lock: lock,
+                };
             }
         }
         panic!("no free port was found");

@@ -45,7 +45,10 @@ pub(crate) struct Process {
 impl Process {
     /// Starts it.
     pub(crate) fn start(recipe: Recipe) -> Self {
-        let mut process = Self { recipe, child: None };
+        let mut process = Self {
+            recipe,
+            child: None,
+        };
         process.start_again();
         process
     }
@@ -54,7 +57,11 @@ impl Process {
     pub(crate) fn start_again(&mut self) {
         let name = &self.recipe.name;
         assert!(self.child.is_none(), "{name} runs already");
-        let log = OpenOptions::new().create(true).append(true).open(self.log_file()).unwrap();
+        let log = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.log_file())
+            .unwrap();
         let child = hermetic(&self.recipe.environment)
             .args(&self.recipe.arguments)
             .current_dir(&self.recipe.dir)
@@ -69,7 +76,9 @@ impl Process {
 
     /// Whether it runs; reaps it when it has ended by itself.
     pub(crate) fn is_running(&mut self) -> bool {
-        self.child.as_mut().is_some_and(|child| child.try_wait().unwrap().is_none())
+        self.child
+            .as_mut()
+            .is_some_and(|child| child.try_wait().unwrap().is_none())
     }
 
     /// Ends it as a crash does: the whole group, with SIGKILL.
@@ -104,7 +113,12 @@ impl Process {
         let log = self.log();
         let lines: Vec<&str> = log.lines().collect();
         let first = lines.len().saturating_sub(SHOWN);
-        format!("--- {} ({} lines)\n{}\n", self.recipe.name, lines.len(), lines[first..].join("\n"))
+        format!(
+            "--- {} ({} lines)\n{}\n",
+            self.recipe.name,
+            lines.len(),
+            lines[first..].join("\n")
+        )
     }
 }
 
@@ -142,7 +156,11 @@ pub(crate) fn processes_of(dir: &Path) -> Vec<(i32, String)> {
     let needle = dir.as_os_str().as_encoded_bytes();
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").unwrap().flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
+        let Some(pid) = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse::<i32>().ok())
+        else {
             continue;
         };
         let works_there = fs::read_link(entry.path().join("cwd"))
@@ -151,7 +169,13 @@ pub(crate) fn processes_of(dir: &Path) -> Vec<(i32, String)> {
             .is_ok_and(|environ| environ.windows(needle.len()).any(|part| part == needle));
         if works_there || has_it {
             let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-            found.push((pid, String::from_utf8_lossy(&line).replace('\0', " ").trim().to_owned()));
+            found.push((
+                pid,
+                String::from_utf8_lossy(&line)
+                    .replace('\0', " ")
+                    .trim()
+                    .to_owned(),
+            ));
         }
     }
     found

@@ -59,7 +59,9 @@ impl Addresses {
 
     fn from(value: impl Fn(&str) -> String) -> Self {
         let url = |name: &str| -> Url {
-            value(name).parse().unwrap_or_else(|error| panic!("{name}: {error}"))
+            value(name)
+                .parse()
+                .unwrap_or_else(|error| panic!("{name}: {error}"))
         };
         Self {
             postgres: url("SLUICE_POSTGRES__URL"),
@@ -73,7 +75,10 @@ impl Addresses {
     pub(crate) async fn create_database(&self) -> String {
         let name = unique("it").replace('-', "_");
         let postgres = connect(&self.postgres).await;
-        postgres.execute_unprepared(&format!("CREATE DATABASE {name}")).await.unwrap();
+        postgres
+            .execute_unprepared(&format!("CREATE DATABASE {name}"))
+            .await
+            .unwrap();
         postgres.close().await.unwrap();
         name
     }
@@ -88,22 +93,31 @@ impl Addresses {
     /// Makes a new virtual host in RabbitMQ and gives its name.
     pub(crate) async fn create_vhost(&self) -> String {
         let name = unique("it");
-        self.manage(Method::PUT, &format!("api/vhosts/{name}"), json!({})).await;
+        self.manage(Method::PUT, &format!("api/vhosts/{name}"), json!({}))
+            .await;
         let all = json!({ "configure": ".*", "write": ".*", "read": ".*" });
-        self.manage(Method::PUT, &format!("api/permissions/{name}/guest"), all).await;
+        self.manage(Method::PUT, &format!("api/permissions/{name}/guest"), all)
+            .await;
         name
     }
 
     pub(crate) async fn delete_vhost(&self, name: &str) {
-        self.manage(Method::DELETE, &format!("api/vhosts/{name}"), json!({})).await;
+        self.manage(Method::DELETE, &format!("api/vhosts/{name}"), json!({}))
+            .await;
     }
 
     async fn manage(&self, method: Method, path: &str, body: serde_json::Value) {
         let url = self.management.join(path).unwrap();
-        let request = super::http().request(method, url).basic_auth("guest", Some("guest"));
+        let request = super::http()
+            .request(method, url)
+            .basic_auth("guest", Some("guest"));
         let response = request.json(&body).send().await.unwrap();
         let status = response.status();
-        assert!(status.is_success(), "{path}: {status}: {}", response.text().await.unwrap());
+        assert!(
+            status.is_success(),
+            "{path}: {status}: {}",
+            response.text().await.unwrap()
+        );
     }
 }
 
@@ -125,8 +139,14 @@ impl PrivateSet {
     /// Starts `services` beside those of the runner.
     pub(crate) async fn start(services: &[Service]) -> Self {
         let shared = PathBuf::from(given("SLUICE_TEST_SERVICES_DIR"));
-        let dir = shared.parent().expect("it has a parent").join(unique("set"));
-        let set = Self { dir, services: services.to_vec() };
+        let dir = shared
+            .parent()
+            .expect("it has a parent")
+            .join(unique("set"));
+        let set = Self {
+            dir,
+            services: services.to_vec(),
+        };
         let names: Vec<&str> = services.iter().map(|service| service.name()).collect();
         set.run(&[&["start"], names.as_slice()].concat()).await;
         set
@@ -136,7 +156,9 @@ impl PrivateSet {
     pub(crate) async fn addresses(&self, others: &Addresses) -> Addresses {
         let printed = self.run(&["env"]).await;
         Addresses::from(|name| {
-            let own = printed.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+            let own = printed
+                .lines()
+                .find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
             match (own, name) {
                 (Some(own), _) => own.to_owned(),
                 (None, "SLUICE_POSTGRES__URL") => others.postgres.to_string(),
@@ -167,16 +189,26 @@ impl PrivateSet {
         let mut command = tokio::process::Command::from(script(&self.dir));
         let output = command.args(arguments).output().await.unwrap();
         let stderr = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "services.sh {arguments:?}: {stderr}");
+        assert!(
+            output.status.success(),
+            "services.sh {arguments:?}: {stderr}"
+        );
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 }
 
 impl Drop for PrivateSet {
     fn drop(&mut self) {
-        let removed = script(&self.dir).arg("remove").stderr(Stdio::null()).status();
+        let removed = script(&self.dir)
+            .arg("remove")
+            .stderr(Stdio::null())
+            .status();
         let gone = removed.is_ok_and(|status| status.success()) && fs::metadata(&self.dir).is_err();
-        assert!(gone || std::thread::panicking(), "{} is left behind", self.dir.display());
+        assert!(
+            gone || std::thread::panicking(),
+            "{} is left behind",
+            self.dir.display()
+        );
     }
 }
 

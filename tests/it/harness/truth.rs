@@ -24,13 +24,18 @@ impl Truth {
     /// The rows of a query.
     pub(crate) async fn rows(&self, sql: &str) -> Vec<QueryResult> {
         let statement = Statement::from_string(self.0.get_database_backend(), sql);
-        self.0.query_all_raw(statement).await.unwrap_or_else(|error| panic!("{sql}: {error}"))
+        self.0
+            .query_all_raw(statement)
+            .await
+            .unwrap_or_else(|error| panic!("{sql}: {error}"))
     }
 
     /// The first column of a query.
     pub(crate) async fn column<T: TryGetable>(&self, sql: &str) -> Vec<T> {
         let rows = self.rows(sql).await;
-        rows.iter().map(|row| row.try_get_by_index(0).unwrap()).collect()
+        rows.iter()
+            .map(|row| row.try_get_by_index(0).unwrap())
+            .collect()
     }
 
     /// A query's one number.
@@ -40,7 +45,8 @@ impl Truth {
 
     /// A query's rows as one text each, for people.
     pub(crate) async fn lines(&self, sql: &str, columns: usize) -> Vec<String> {
-        let text = |row: &QueryResult, index| row.try_get_by_index::<Option<String>>(index).unwrap();
+        let text =
+            |row: &QueryResult, index| row.try_get_by_index::<Option<String>>(index).unwrap();
         let line = |row: &QueryResult| {
             let values = (0..columns).map(|index| text(row, index).unwrap_or_else(|| "-".into()));
             values.collect::<Vec<_>>().join(" ")

@@ -28,11 +28,31 @@ async fn a_key_may_do_what_its_scope_says_and_no_more(mode: Mode) {
     let key = json!({ "name": "made", "scopes": ["read"] });
     let rows: [(Scope, Method, String, Value); 8] = [
         (Scope::Read, Method::GET, "/api/jobs".into(), Value::Null),
-        (Scope::Read, Method::GET, format!("/api/jobs/{done}"), Value::Null),
-        (Scope::Read, Method::GET, "/api/accounts".into(), Value::Null),
+        (
+            Scope::Read,
+            Method::GET,
+            format!("/api/jobs/{done}"),
+            Value::Null,
+        ),
+        (
+            Scope::Read,
+            Method::GET,
+            "/api/accounts".into(),
+            Value::Null,
+        ),
         (Scope::Submit, Method::POST, "/api/jobs".into(), job),
-        (Scope::Operate, Method::POST, "/api/accounts/one/pause".into(), Value::Null),
-        (Scope::Operate, Method::POST, "/api/accounts/one/resume".into(), Value::Null),
+        (
+            Scope::Operate,
+            Method::POST,
+            "/api/accounts/one/pause".into(),
+            Value::Null,
+        ),
+        (
+            Scope::Operate,
+            Method::POST,
+            "/api/accounts/one/resume".into(),
+            Value::Null,
+        ),
         (Scope::Admin, Method::GET, "/api/keys".into(), Value::Null),
         (Scope::Admin, Method::POST, "/api/keys".into(), key),
     ];
@@ -45,7 +65,10 @@ async fn a_key_may_do_what_its_scope_says_and_no_more(mode: Mode) {
             }
             let answer = client.send(request).await;
             if scope >= *needed {
-                assert!((200..300).contains(&answer.status), "{scope:?} {path}: {answer:?}");
+                assert!(
+                    (200..300).contains(&answer.status),
+                    "{scope:?} {path}: {answer:?}"
+                );
             } else {
                 answer.refused(403, "forbidden");
             }
@@ -78,24 +101,46 @@ async fn without_a_valid_key_nothing_is_said(mode: Mode) {
     let id = cluster.submit(&prompt("secret")).await;
     let api = &cluster.apis()[0];
     let other_scheme = |path: &str| {
-        api.with_key("").request(Method::GET, path).header("authorization", "Basic YTpi")
+        api.with_key("")
+            .request(Method::GET, path)
+            .header("authorization", "Basic YTpi")
     };
-    for path in ["/api/jobs", &format!("/api/jobs/{id}"), "/api/accounts", "/api/keys"] {
+    for path in [
+        "/api/jobs",
+        &format!("/api/jobs/{id}"),
+        "/api/accounts",
+        "/api/keys",
+    ] {
         for key in ["", "sluice_wrong", "wrong", &format!("{}x", api.key)] {
             let answer = api.with_key(key).get(path).await;
             answer.refused(401, "unauthorized");
-            assert!(answer.header("www-authenticate").is_some_and(|how| how.starts_with("Bearer")));
+            assert!(
+                answer
+                    .header("www-authenticate")
+                    .is_some_and(|how| how.starts_with("Bearer"))
+            );
         }
-        api.send(other_scheme(path)).await.refused(401, "unauthorized");
+        api.send(other_scheme(path))
+            .await
+            .refused(401, "unauthorized");
     }
-    api.with_key("").post("/api/jobs", &prompt("x")).await.refused(401, "unauthorized");
+    api.with_key("")
+        .post("/api/jobs", &prompt("x"))
+        .await
+        .refused(401, "unauthorized");
     assert_eq!(api.list("").await.jobs.len(), 1);
 }
 
 async fn a_revoked_key_is_refused(mode: Mode) {
     let cluster = Cluster::start(mode, TWO_ACCOUNTS).await;
-    let (created, client) = cluster.apis()[0].new_key("short-lived", &[Scope::Read]).await;
-    let clients: Vec<Client> = cluster.apis().iter().map(|api| api.with_key(&client.key)).collect();
+    let (created, client) = cluster.apis()[0]
+        .new_key("short-lived", &[Scope::Read])
+        .await;
+    let clients: Vec<Client> = cluster
+        .apis()
+        .iter()
+        .map(|api| api.with_key(&client.key))
+        .collect();
     for client in &clients {
         assert_eq!(client.get("/api/jobs").await.status, 200);
     }
@@ -103,7 +148,10 @@ async fn a_revoked_key_is_refused(mode: Mode) {
     let path = format!("/api/keys/{}", created.view.id);
     let revoked = api.send(api.request(Method::DELETE, &path)).await;
     assert!((200..300).contains(&revoked.status), "{revoked:?}");
-    clients[0].get("/api/jobs").await.refused(401, "unauthorized");
+    clients[0]
+        .get("/api/jobs")
+        .await
+        .refused(401, "unauthorized");
     for client in &clients {
         eventually("every API process has heard of it", async || {
             (client.get("/api/jobs").await.status == 401).then_some(())
@@ -111,7 +159,11 @@ async fn a_revoked_key_is_refused(mode: Mode) {
         .await;
     }
     let keys: KeyList = api.get("/api/keys").await.is(200);
-    let row = keys.keys.iter().find(|key| key.id == created.view.id).unwrap();
+    let row = keys
+        .keys
+        .iter()
+        .find(|key| key.id == created.view.id)
+        .unwrap();
     assert!(row.revoked_at.is_some());
 }
 
@@ -122,7 +174,9 @@ async fn a_secret_is_shown_once(mode: Mode) {
     let listed = cluster.api().get("/api/keys").await;
     assert!(listed.body.contains(&created.view.prefix) && !listed.body.contains(&created.key));
     let truth = cluster.truth().await;
-    let stored = truth.column::<String>("SELECT prefix || hash || name FROM api_keys").await;
+    let stored = truth
+        .column::<String>("SELECT prefix || hash || name FROM api_keys")
+        .await;
     assert_eq!(stored.len(), 2);
     assert!(stored.iter().all(|row| !row.contains(&created.key)));
 }

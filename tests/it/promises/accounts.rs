@@ -34,12 +34,27 @@ provider = "simulated"
     for api in cluster.apis() {
         let [one, two] = api.accounts().await.try_into().unwrap();
         let (one, two): (AccountView, AccountView) = (one, two);
-        assert_eq!((one.id.as_str(), one.provider.as_str(), one.weight), ("a-one", "simulated", 1));
+        assert_eq!(
+            (one.id.as_str(), one.provider.as_str(), one.weight),
+            ("a-one", "simulated", 1)
+        );
         assert!(one.models.is_empty() && one.tags.is_empty());
-        assert_eq!((two.id.as_str(), two.provider.as_str(), two.weight), ("b-two", "command", 5));
-        assert_eq!((two.models, two.tags), (vec!["m1".into(), "m2".into()], vec!["fast".into()]));
-        assert_eq!((two.max_concurrency, two.in_flight, two.standing), (3, 0, Standing::Active));
-        assert_eq!(two.workers, Some(if mode == Mode::Embedded { 1 } else { 3 }));
+        assert_eq!(
+            (two.id.as_str(), two.provider.as_str(), two.weight),
+            ("b-two", "command", 5)
+        );
+        assert_eq!(
+            (two.models, two.tags),
+            (vec!["m1".into(), "m2".into()], vec!["fast".into()])
+        );
+        assert_eq!(
+            (two.max_concurrency, two.in_flight, two.standing),
+            (3, 0, Standing::Active)
+        );
+        assert_eq!(
+            two.workers,
+            Some(if mode == Mode::Embedded { 1 } else { 3 })
+        );
     }
 }
 
@@ -47,7 +62,10 @@ async fn a_paused_account_takes_no_job_until_it_is_resumed(mode: Mode) {
     let cluster = Cluster::start(mode, TWO_ACCOUNTS).await;
     let paused = cluster.apis()[0].pause("one").await;
     assert_eq!(paused.standing, Standing::Paused);
-    let to_one = NewJob { account: Some("one".parse().unwrap()), ..prompt("wait") };
+    let to_one = NewJob {
+        account: Some("one".parse().unwrap()),
+        ..prompt("wait")
+    };
     let waiting = cluster.submit(&to_one).await;
     let ids = cluster.submit_many(&vec![prompt("elsewhere"); 20]).await;
     for job in cluster.wait_all(&ids).await {
@@ -57,7 +75,11 @@ async fn a_paused_account_takes_no_job_until_it_is_resumed(mode: Mode) {
     let resumed = cluster.other_api(waiting).resume("one").await;
     assert_eq!(resumed.standing, Standing::Active);
     assert_eq!(cluster.wait(waiting).await.account.unwrap().as_str(), "one");
-    cluster.api().act("/api/accounts/nobody/pause").await.refused(404, "no_such_account");
+    cluster
+        .api()
+        .act("/api/accounts/nobody/pause")
+        .await
+        .refused(404, "no_such_account");
 }
 
 async fn an_account_whose_key_is_refused_is_taken_out_and_its_jobs_move_on(mode: Mode) {
@@ -75,7 +97,9 @@ async fn an_account_whose_key_is_refused_is_taken_out_and_its_jobs_move_on(mode:
     };
     let config = account("bad", "sk-bad") + &account("good", "sk-good");
     let cluster = Cluster::start(mode, &config).await;
-    let jobs: Vec<NewJob> = (0..10).map(|number| prompt(format!("job {number}"))).collect();
+    let jobs: Vec<NewJob> = (0..10)
+        .map(|number| prompt(format!("job {number}")))
+        .collect();
     let ids = cluster.submit_many(&jobs).await;
     for (number, job) in cluster.wait_all(&ids).await.into_iter().enumerate() {
         assert_eq!((job.state, job.failures), (State::Succeeded, 0), "{job:?}");
@@ -87,7 +111,11 @@ async fn an_account_whose_key_is_refused_is_taken_out_and_its_jobs_move_on(mode:
     let asked = stub.count(|ask| ask.key == "sk-bad");
     assert!((1..=10).contains(&asked), "{asked}");
     cluster.run(&prompt("one more")).await;
-    assert_eq!(stub.count(|ask| ask.key == "sk-bad"), asked, "it is not asked again by itself");
+    assert_eq!(
+        stub.count(|ask| ask.key == "sk-bad"),
+        asked,
+        "it is not asked again by itself"
+    );
 }
 
 async fn an_account_runs_no_more_at_once_than_it_may(mode: Mode) {

@@ -38,7 +38,10 @@ async fn is_unharmed(cluster: &Cluster) {
     for api in cluster.apis() {
         assert!(api.list("").await.jobs.is_empty());
     }
-    assert_eq!(cluster.run(&prompt("still there")).await.state, State::Succeeded);
+    assert_eq!(
+        cluster.run(&prompt("still there")).await.state,
+        State::Succeeded
+    );
     for (name, log) in cluster.logs() {
         assert!(!log.contains("panicked"), "{name} panicked");
     }
@@ -64,7 +67,12 @@ async fn a_body_that_is_no_job_is_refused(mode: Mode) {
         (json, b"{\"prompt\": \"\xff\xfe\"}", 400, "malformed_json"),
         (json, b"{\"prompt\": \"\\ud800\"}", 400, "malformed_json"),
         (json, b"prompt=a", 400, "malformed_json"),
-        (json, b"\xef\xbb\xbf{\"prompt\": \"a\"}", 400, "malformed_json"),
+        (
+            json,
+            b"\xef\xbb\xbf{\"prompt\": \"a\"}",
+            400,
+            "malformed_json",
+        ),
         (json, b"null", 422, "invalid_job"),
         (json, b"7", 422, "invalid_job"),
         (json, b"\"a prompt\"", 422, "invalid_job"),
@@ -72,10 +80,30 @@ async fn a_body_that_is_no_job_is_refused(mode: Mode) {
         (json, b"[[]]", 422, "invalid_job"),
         (json, b"[[\"a prompt\"]]", 422, "invalid_job"),
         (json, b"{\"prompt\": 7}", 422, "invalid_job"),
-        (json, b"{\"prompt\": \"a\", \"colour\": \"red\"}", 422, "invalid_job"),
-        (json, b"{\"prompt\": \"a\", \"prompt\": \"b\"}", 422, "invalid_job"),
-        (Some("text/plain"), b"{\"prompt\": \"a\"}", 415, "unsupported_media_type"),
-        (Some("application/x-www-form-urlencoded"), b"prompt=a", 415, "unsupported_media_type"),
+        (
+            json,
+            b"{\"prompt\": \"a\", \"colour\": \"red\"}",
+            422,
+            "invalid_job",
+        ),
+        (
+            json,
+            b"{\"prompt\": \"a\", \"prompt\": \"b\"}",
+            422,
+            "invalid_job",
+        ),
+        (
+            Some("text/plain"),
+            b"{\"prompt\": \"a\"}",
+            415,
+            "unsupported_media_type",
+        ),
+        (
+            Some("application/x-www-form-urlencoded"),
+            b"prompt=a",
+            415,
+            "unsupported_media_type",
+        ),
         (None, b"{\"prompt\": \"a\"}", 415, "unsupported_media_type"),
     ];
     for (kind, body, status, code) in cases {
@@ -91,24 +119,40 @@ async fn a_body_that_is_no_job_is_refused(mode: Mode) {
 async fn an_option_that_cannot_be_is_refused_by_name(mode: Mode) {
     let cluster = Cluster::start(mode, STRICT).await;
     let long = "x".repeat(300);
-    let notes: serde_json::Map<String, Value> =
-        (0..33).map(|number| (format!("k{number}"), json!("v"))).collect();
+    let notes: serde_json::Map<String, Value> = (0..33)
+        .map(|number| (format!("k{number}"), json!("v")))
+        .collect();
     let cases = [
         (json!({}), "prompt"),
         (json!({ "prompt": "" }), "prompt"),
         (json!({ "prompt": " \n\t " }), "prompt"),
         (json!({ "prompt": null }), "prompt"),
         (json!({ "prompt": "nul \u{0} inside" }), "prompt"),
-        (json!({ "prompt": "a", "messages": [{ "role": "user", "content": "b" }] }), "messages"),
+        (
+            json!({ "prompt": "a", "messages": [{ "role": "user", "content": "b" }] }),
+            "messages",
+        ),
         (json!({ "messages": [] }), "messages"),
-        (json!({ "messages": [{ "role": "user", "content": "" }] }), "messages[0].content"),
-        (json!({ "messages": [{ "role": "robot", "content": "a" }] }), "messages[0].role"),
+        (
+            json!({ "messages": [{ "role": "user", "content": "" }] }),
+            "messages[0].content",
+        ),
+        (
+            json!({ "messages": [{ "role": "robot", "content": "a" }] }),
+            "messages[0].role",
+        ),
         (json!({ "messages": [{ "role": "user" }] }), "messages[0]"),
-        (json!({ "messages": [{ "role": "system", "content": "a" }] }), "messages"),
+        (
+            json!({ "messages": [{ "role": "system", "content": "a" }] }),
+            "messages",
+        ),
         (json!({ "prompt": "a", "system": "\u{0}" }), "system"),
         (json!({ "prompt": "a", "priority": 101 }), "priority"),
         (json!({ "prompt": "a", "priority": -101 }), "priority"),
-        (json!({ "prompt": "a", "priority": 99999999999_i64 }), "priority"),
+        (
+            json!({ "prompt": "a", "priority": 99999999999_i64 }),
+            "priority",
+        ),
         (json!({ "prompt": "a", "priority": 1.5 }), "priority"),
         (json!({ "prompt": "a", "priority": "high" }), "priority"),
         (json!({ "prompt": "a", "delay": "soon" }), "delay"),
@@ -116,9 +160,18 @@ async fn an_option_that_cannot_be_is_refused_by_name(mode: Mode) {
         (json!({ "prompt": "a", "delay": "1000000 years" }), "delay"),
         (json!({ "prompt": "a", "delay": 5 }), "delay"),
         (json!({ "prompt": "a", "run_at": "tomorrow" }), "run_at"),
-        (json!({ "prompt": "a", "run_at": "2026-13-01T00:00:00Z" }), "run_at"),
-        (json!({ "prompt": "a", "run_at": "2030-01-01T00:00:00Z", "delay": "1s" }), "delay"),
-        (json!({ "prompt": "a", "expires_at": "2020-01-01T00:00:00Z" }), "expires_at"),
+        (
+            json!({ "prompt": "a", "run_at": "2026-13-01T00:00:00Z" }),
+            "run_at",
+        ),
+        (
+            json!({ "prompt": "a", "run_at": "2030-01-01T00:00:00Z", "delay": "1s" }),
+            "delay",
+        ),
+        (
+            json!({ "prompt": "a", "expires_at": "2020-01-01T00:00:00Z" }),
+            "expires_at",
+        ),
         (
             json!({ "prompt": "a", "delay": "2h",
                     "expires_at": sluice_shared::clock::now() + Duration::from_secs(60) }),
@@ -127,29 +180,55 @@ async fn an_option_that_cannot_be_is_refused_by_name(mode: Mode) {
         (json!({ "prompt": "a", "timeout": "0s" }), "timeout"),
         (json!({ "prompt": "a", "timeout": "25h" }), "timeout"),
         (json!({ "prompt": "a", "max_attempts": 0 }), "max_attempts"),
-        (json!({ "prompt": "a", "max_attempts": 101 }), "max_attempts"),
+        (
+            json!({ "prompt": "a", "max_attempts": 101 }),
+            "max_attempts",
+        ),
         (json!({ "prompt": "a", "max_attempts": -1 }), "max_attempts"),
-        (json!({ "prompt": "a", "delivery": "exactly_once" }), "delivery"),
+        (
+            json!({ "prompt": "a", "delivery": "exactly_once" }),
+            "delivery",
+        ),
         (json!({ "prompt": "a", "session": "" }), "session"),
         (json!({ "prompt": "a", "session": long }), "session"),
         (json!({ "prompt": "a", "session": "\u{0}" }), "session"),
-        (json!({ "prompt": "a", "account": "No Such Name" }), "account"),
+        (
+            json!({ "prompt": "a", "account": "No Such Name" }),
+            "account",
+        ),
         (json!({ "prompt": "a", "tags": "fast" }), "tags"),
         (json!({ "prompt": "a", "tags": [7] }), "tags[0]"),
         (json!({ "prompt": "a", "model": "" }), "model"),
         (json!({ "prompt": "a", "model": "m\u{0}" }), "model"),
         (json!({ "prompt": "a", "model": long }), "model"),
         (json!({ "prompt": "a", "params": [1] }), "params"),
-        (json!({ "prompt": "a", "params": { "a": "\u{0}" } }), "params"),
+        (
+            json!({ "prompt": "a", "params": { "a": "\u{0}" } }),
+            "params",
+        ),
         (json!({ "prompt": "a", "metadata": { "a": 1 } }), "metadata"),
         (json!({ "prompt": "a", "metadata": notes }), "metadata"),
-        (json!({ "prompt": "a", "metadata": { "a": "\u{0}" } }), "metadata"),
-        (json!({ "prompt": "a", "metadata": { "\u{0}": "a" } }), "metadata"),
+        (
+            json!({ "prompt": "a", "metadata": { "a": "\u{0}" } }),
+            "metadata",
+        ),
+        (
+            json!({ "prompt": "a", "metadata": { "\u{0}": "a" } }),
+            "metadata",
+        ),
     ];
     for (job, field) in cases {
         let problem = cluster.api().post("/api/jobs", &job).await.problem();
-        let code = if job.to_string().contains("\\u0000") { "invalid_character" } else { "invalid_job" };
-        assert_eq!((problem.status, problem.code.as_str()), (422, code), "{job}");
+        let code = if job.to_string().contains("\\u0000") {
+            "invalid_character"
+        } else {
+            "invalid_job"
+        };
+        assert_eq!(
+            (problem.status, problem.code.as_str()),
+            (422, code),
+            "{job}"
+        );
         assert!(!problem.errors.is_empty(), "{job}: {problem:?}");
         for error in &problem.errors {
             assert!(error.field.starts_with(field), "{job}: {error:?}");
@@ -157,7 +236,10 @@ async fn an_option_that_cannot_be_is_refused_by_name(mode: Mode) {
         let array = json!([{ "prompt": "fine" }, job]);
         let problem = cluster.api().post("/api/jobs", &array).await.problem();
         let named = format!("[1].{field}");
-        assert!(problem.errors[0].field.starts_with(&named), "{array}: {problem:?}");
+        assert!(
+            problem.errors[0].field.starts_with(&named),
+            "{array}: {problem:?}"
+        );
     }
     is_unharmed(&cluster).await;
 }
@@ -166,12 +248,18 @@ async fn a_prompt_over_the_limit_is_refused(mode: Mode) {
     let cluster = Cluster::start(mode, STRICT).await;
     let api = cluster.api();
     let too_long = prompt("x".repeat(1_048_577));
-    api.post("/api/jobs", &too_long).await.refused(413, "prompt_too_large");
+    api.post("/api/jobs", &too_long)
+        .await
+        .refused(413, "prompt_too_large");
     let half = json!({ "role": "user", "content": "x".repeat(600_000) });
     let two = json!({ "messages": [half, half] });
-    api.post("/api/jobs", &two).await.refused(413, "prompt_too_large");
+    api.post("/api/jobs", &two)
+        .await
+        .refused(413, "prompt_too_large");
     let too_much = vec![prompt("x".repeat(1_000_000)); 4];
-    api.post("/api/jobs", &too_much).await.refused(413, "body_too_large");
+    api.post("/api/jobs", &too_much)
+        .await
+        .refused(413, "body_too_large");
     is_unharmed(&cluster).await;
     let most = cluster.run(&prompt("x".repeat(1_048_576))).await;
     assert_eq!(most.result.map(|result| result.text.len()), Some(1_048_576));
@@ -201,7 +289,9 @@ async fn a_header_that_cannot_be_is_refused(mode: Mode) {
         let problem = api.send(request).await.problem();
         assert_eq!(problem.status, 400, "{headers:?}: {problem:?}");
     }
-    let two_keys = api.request(Method::GET, "/api/jobs").bearer_auth("sluice_other");
+    let two_keys = api
+        .request(Method::GET, "/api/jobs")
+        .bearer_auth("sluice_other");
     let problem = api.send(two_keys).await.problem();
     assert!(matches!(problem.status, 400 | 401), "{problem:?}");
     let mut heavy = api.request(Method::GET, "/api/jobs");
@@ -209,7 +299,12 @@ async fn a_header_that_cannot_be_is_refused(mode: Mode) {
         heavy = heavy.header(format!("x-filler-{number}"), "x".repeat(1000));
     }
     let status = api.try_send(heavy).await.map(|answer| answer.status);
-    assert!(status.as_ref().is_ok_and(|status| (400..500).contains(status)), "{status:?}");
+    assert!(
+        status
+            .as_ref()
+            .is_ok_and(|status| (400..500).contains(status)),
+        "{status:?}"
+    );
     is_unharmed(&cluster).await;
 }
 
@@ -251,7 +346,11 @@ impl Raw {
     async fn rest(mut self) -> String {
         let mut bytes = Vec::new();
         let read = timeout(Duration::from_secs(20), self.0.read_to_end(&mut bytes)).await;
-        assert!(read.is_ok(), "the connection is left open: {}", String::from_utf8_lossy(&bytes));
+        assert!(
+            read.is_ok(),
+            "the connection is left open: {}",
+            String::from_utf8_lossy(&bytes)
+        );
         String::from_utf8_lossy(&bytes).into_owned()
     }
 }
@@ -267,10 +366,13 @@ async fn a_client_that_is_slow_or_endless_is_cut_off(mode: Mode) {
 
     // It promises more than it sends.
     let mut silent = Raw::connect(api).await;
-    silent.write(format!("{head}content-length: 100\r\n\r\n{{\"prompt\"").as_bytes()).await;
+    silent
+        .write(format!("{head}content-length: 100\r\n\r\n{{\"prompt\"").as_bytes())
+        .await;
     // It sends a byte now and then, for ever.
     let mut drip = Raw::connect(api).await;
-    drip.write(format!("{head}transfer-encoding: chunked\r\n\r\n").as_bytes()).await;
+    drip.write(format!("{head}transfer-encoding: chunked\r\n\r\n").as_bytes())
+        .await;
     // It does not even end its headers.
     let mut headless = Raw::connect(api).await;
     headless.write(head.as_bytes()).await;
@@ -280,16 +382,26 @@ async fn a_client_that_is_slow_or_endless_is_cut_off(mode: Mode) {
         }
         drip
     };
-    let drip = timeout(Duration::from_secs(20), dripping).await.expect("the drip is cut off");
+    let drip = timeout(Duration::from_secs(20), dripping)
+        .await
+        .expect("the drip is cut off");
     drop(drip);
     let answer = silent.rest().await;
-    assert!(answer.starts_with("HTTP/1.1 408") && answer.contains("request_timeout"), "{answer}");
+    assert!(
+        answer.starts_with("HTTP/1.1 408") && answer.contains("request_timeout"),
+        "{answer}"
+    );
     let answer = headless.rest().await;
-    assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 408"), "{answer}");
+    assert!(
+        answer.is_empty() || answer.starts_with("HTTP/1.1 408"),
+        "{answer}"
+    );
 
     // It sends without end, as fast as it can.
     let mut flood = Raw::connect(api).await;
-    flood.write(format!("{head}transfer-encoding: chunked\r\n\r\n").as_bytes()).await;
+    flood
+        .write(format!("{head}transfer-encoding: chunked\r\n\r\n").as_bytes())
+        .await;
     let chunk = format!("10000\r\n{}\r\n", "[".repeat(65_536));
     let mut sent = 0;
     while sent < 200_000_000 && flood.write(chunk.as_bytes()).await {
@@ -325,7 +437,10 @@ async fn bytes_that_are_no_http_hurt_nobody(mode: Mode) {
         let _ = raw.0.shutdown().await;
         let answer = raw.rest().await;
         let shown = String::from_utf8_lossy(bytes);
-        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{shown:?}: {answer}");
+        assert!(
+            answer.is_empty() || answer.starts_with("HTTP/1.1 4"),
+            "{shown:?}: {answer}"
+        );
     }
     // Connections that come and go, and many that say nothing.
     let mut idle = Vec::new();

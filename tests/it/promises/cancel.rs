@@ -25,7 +25,10 @@ latency = "10m"
 
 async fn a_queued_job_is_cancelled_at_once(mode: Mode) {
     let cluster = Cluster::start(mode, TWO_ACCOUNTS).await;
-    let later = NewJob { delay: Some("1h".parse().unwrap()), ..prompt("later") };
+    let later = NewJob {
+        delay: Some("1h".parse().unwrap()),
+        ..prompt("later")
+    };
     let id = cluster.submit(&later).await;
     let job: JobView = cluster.other_api(id).cancel(id).await.is(200);
     assert_eq!((job.state, job.attempt), (State::Cancelled, 0));
@@ -38,9 +41,14 @@ async fn a_running_job_is_stopped(mode: Mode) {
     let cluster = Cluster::start(mode, SLOW).await;
     let ids = cluster.submit_many(&vec![prompt("stop me"); 4]).await;
     for id in &ids {
-        cluster.until(*id, "is on its way", |job| job.state.is_in_flight()).await;
+        cluster
+            .until(*id, "is on its way", |job| job.state.is_in_flight())
+            .await;
         let asked: JobView = cluster.other_api(*id).cancel(*id).await.is(202);
-        assert!(asked.cancel_requested || asked.state == State::Cancelled, "{asked:?}");
+        assert!(
+            asked.cancel_requested || asked.state == State::Cancelled,
+            "{asked:?}"
+        );
     }
     for job in cluster.wait_all(&ids).await {
         assert_eq!(job.state, State::Cancelled);
@@ -59,10 +67,16 @@ argv = ["sh", "-c", "sleep 4711 & sleep 4712; wait"]
     let cluster = Cluster::start(mode, config).await;
     let sleeping = || {
         let processes = processes_of(cluster.dir());
-        processes.iter().filter(|(_, line)| line.starts_with("sleep 471")).count()
+        processes
+            .iter()
+            .filter(|(_, line)| line.starts_with("sleep 471"))
+            .count()
     };
     let id = cluster.submit(&prompt("run")).await;
-    eventually("the program and its child run", async || (sleeping() == 2).then_some(())).await;
+    eventually("the program and its child run", async || {
+        (sleeping() == 2).then_some(())
+    })
+    .await;
     cluster.api().cancel(id).await;
     assert_eq!(cluster.wait(id).await.state, State::Cancelled);
     eventually("both are gone", async || (sleeping() == 0).then_some(())).await;
@@ -91,12 +105,30 @@ async fn an_ended_job_is_run_again_as_a_new_one(mode: Mode) {
     let receipt: Receipt = answer.is(202);
     let second = cluster.wait(receipt.id).await;
     assert_ne!(first.id, second.id);
-    assert_eq!((second.retry_of, second.state), (Some(first.id), State::Succeeded));
-    assert_eq!((&first.request, &first.lane), (&second.request, &second.lane));
-    assert_eq!((first.priority, &first.metadata), (second.priority, &second.metadata));
-    assert_eq!(cluster.job(first.id).await, first, "the first one stays as it was");
+    assert_eq!(
+        (second.retry_of, second.state),
+        (Some(first.id), State::Succeeded)
+    );
+    assert_eq!(
+        (&first.request, &first.lane),
+        (&second.request, &second.lane)
+    );
+    assert_eq!(
+        (first.priority, &first.metadata),
+        (second.priority, &second.metadata)
+    );
+    assert_eq!(
+        cluster.job(first.id).await,
+        first,
+        "the first one stays as it was"
+    );
 
-    let waiting = cluster.submit(&NewJob { delay: Some("1h".parse().unwrap()), ..asked }).await;
+    let waiting = cluster
+        .submit(&NewJob {
+            delay: Some("1h".parse().unwrap()),
+            ..asked
+        })
+        .await;
     assert_eq!(cluster.api().retry(waiting).await.problem().status, 409);
 }
 

@@ -27,27 +27,51 @@ async fn a_prompt_comes_back_answered(mode: Mode) {
     let cluster = Cluster::start(mode, TWO_ACCOUNTS).await;
     let before = clock::now();
 
-    let answer = cluster.apis()[0].post("/api/jobs", &prompt("Say hello, please.")).await;
+    let answer = cluster.apis()[0]
+        .post("/api/jobs", &prompt("Say hello, please."))
+        .await;
     let location = answer.header("location").unwrap().to_owned();
     let receipt: Receipt = answer.is(202);
-    assert_eq!((&receipt.url, location), (&format!("/api/jobs/{}", receipt.id), receipt.url.clone()));
+    assert_eq!(
+        (&receipt.url, location),
+        (&format!("/api/jobs/{}", receipt.id), receipt.url.clone())
+    );
     assert_eq!(receipt.state, State::Queued);
 
     let job = cluster.wait(receipt.id).await;
-    assert_eq!((job.id, job.state, job.error.as_ref()), (receipt.id, State::Succeeded, None));
+    assert_eq!(
+        (job.id, job.state, job.error.as_ref()),
+        (receipt.id, State::Succeeded, None)
+    );
     let result = job.result.as_ref().unwrap();
     assert_eq!(result.text, "Say hello, please.");
-    assert_eq!((result.usage.input_tokens, result.usage.output_tokens), (3, 3));
+    assert_eq!(
+        (result.usage.input_tokens, result.usage.output_tokens),
+        (3, 3)
+    );
     assert_eq!((job.client.as_str(), job.lane.as_str()), ("admin", "any"));
-    assert_eq!((job.attempt, job.failures, job.cancel_requested), (1, 0, false));
+    assert_eq!(
+        (job.attempt, job.failures, job.cancel_requested),
+        (1, 0, false)
+    );
     let request = job.request.as_ref().unwrap();
-    assert_eq!(request["messages"][0], json!({ "role": "user", "content": "Say hello, please." }));
+    assert_eq!(
+        request["messages"][0],
+        json!({ "role": "user", "content": "Say hello, please." })
+    );
 
-    let [attempt] = job.attempts.as_deref().unwrap() else { panic!("one attempt: {job:?}") };
+    let [attempt] = job.attempts.as_deref().unwrap() else {
+        panic!("one attempt: {job:?}")
+    };
     assert_eq!((attempt.number, attempt.outcome.as_str()), (1, "completed"));
     assert_eq!(Some(&attempt.account), job.account.as_ref());
     assert_eq!(attempt.usage, Some(result.usage));
-    assert!(attempt.worker.as_ref().is_some_and(|worker| !worker.is_empty()));
+    assert!(
+        attempt
+            .worker
+            .as_ref()
+            .is_some_and(|worker| !worker.is_empty())
+    );
     let course = [
         Some(before),
         Some(job.created_at),
@@ -57,12 +81,18 @@ async fn a_prompt_comes_back_answered(mode: Mode) {
         job.finished_at,
         Some(clock::now()),
     ];
-    assert!(course.iter().all(Option::is_some) && course.is_sorted(), "{course:?}");
+    assert!(
+        course.iter().all(Option::is_some) && course.is_sorted(),
+        "{course:?}"
+    );
 }
 
 async fn a_conversation_runs_as_it_was_given(mode: Mode) {
     let cluster = Cluster::start(mode, TWO_ACCOUNTS).await;
-    let say = |role, content: &str| Message { role, content: content.into() };
+    let say = |role, content: &str| Message {
+        role,
+        content: content.into(),
+    };
     let turns = vec![
         say(Role::User, "One."),
         say(Role::Assistant, "Two."),
@@ -79,7 +109,10 @@ async fn a_conversation_runs_as_it_was_given(mode: Mode) {
     let request = job.request.unwrap();
     assert_eq!(request["messages"], serde_json::to_value(&turns).unwrap());
     assert_eq!(request["system"], "Count.");
-    assert_eq!((job.model.as_deref(), job.session.as_deref()), (Some("any-model"), Some("a session")));
+    assert_eq!(
+        (job.model.as_deref(), job.session.as_deref()),
+        (Some("any-model"), Some("a session"))
+    );
     let result = job.result.unwrap();
     assert_eq!(result.model.as_deref(), Some("any-model"));
     assert_eq!(result.text, "User: One.\n\nAssistant: Two.\n\nUser: Three.");
@@ -91,7 +124,9 @@ async fn a_receipt_does_not_wait_for_the_job(mode: Mode) {
     let before = Instant::now();
     let id = cluster.submit(&prompt("take your time")).await;
     assert!(before.elapsed() < Duration::from_secs(5));
-    let job = cluster.until(id, "is on its way", |job| job.state.is_in_flight()).await;
+    let job = cluster
+        .until(id, "is on its way", |job| job.state.is_in_flight())
+        .await;
     assert_eq!((job.account.unwrap().as_str(), job.result), ("slow", None));
     cluster.api().cancel(id).await;
     cluster.wait(id).await;
@@ -99,7 +134,9 @@ async fn a_receipt_does_not_wait_for_the_job(mode: Mode) {
 
 async fn an_array_comes_back_in_its_order(mode: Mode) {
     let cluster = Cluster::start(mode, TWO_ACCOUNTS).await;
-    let jobs: Vec<NewJob> = (0..1000).map(|number| prompt(format!("number {number}"))).collect();
+    let jobs: Vec<NewJob> = (0..1000)
+        .map(|number| prompt(format!("number {number}")))
+        .collect();
     let ids = cluster.submit_many(&jobs).await;
     assert_eq!(ids.len(), jobs.len());
     assert!(ids.is_sorted(), "ids sort as their jobs were given");
@@ -112,15 +149,35 @@ async fn an_array_comes_back_in_its_order(mode: Mode) {
 async fn an_array_is_accepted_whole_or_not_at_all(mode: Mode) {
     let cluster = Cluster::start(mode, TWO_ACCOUNTS).await;
     let api = cluster.api();
-    let bad = [prompt("a"), NewJob { priority: Some(101), ..prompt("b") }, prompt("c")];
+    let bad = [
+        prompt("a"),
+        NewJob {
+            priority: Some(101),
+            ..prompt("b")
+        },
+        prompt("c"),
+    ];
     let problem = api.post("/api/jobs", &bad).await.problem();
-    assert_eq!((problem.status, problem.errors[0].field.as_str()), (422, "[1].priority"));
-    let nobodys = [prompt("a"), NewJob { model: None, tags: vec!["no".into()], ..prompt("b") }];
+    assert_eq!(
+        (problem.status, problem.errors[0].field.as_str()),
+        (422, "[1].priority")
+    );
+    let nobodys = [
+        prompt("a"),
+        NewJob {
+            model: None,
+            tags: vec!["no".into()],
+            ..prompt("b")
+        },
+    ];
     assert_eq!(api.post("/api/jobs", &nobodys).await.problem().status, 422);
     let too_many = vec![prompt("x"); 1001];
     let problem = api.post("/api/jobs", &too_many).await.problem();
     assert!((400..500).contains(&problem.status), "{problem:?}");
-    assert_eq!(api.post("/api/jobs", &json!([])).await.problem().status, 422);
+    assert_eq!(
+        api.post("/api/jobs", &json!([])).await.problem().status,
+        422
+    );
     assert!(cluster.api().list_all("limit=100").await.is_empty());
 }
 
@@ -137,18 +194,33 @@ async fn a_long_poll_answers_as_soon_as_the_job_ends(mode: Mode) {
         late.push(clock::now().since(job.finished_at.unwrap()));
     }
     late.sort_unstable();
-    assert!(late[late.len() / 2] < Duration::from_millis(150), "{late:?}");
+    assert!(
+        late[late.len() / 2] < Duration::from_millis(150),
+        "{late:?}"
+    );
 }
 
 async fn a_long_poll_ends_in_time(mode: Mode) {
     let cluster = Cluster::start(mode, TWO_ACCOUNTS).await;
-    let id = cluster.submit(&NewJob { delay: Some("1h".parse().unwrap()), ..prompt("later") }).await;
+    let id = cluster
+        .submit(&NewJob {
+            delay: Some("1h".parse().unwrap()),
+            ..prompt("later")
+        })
+        .await;
     let before = Instant::now();
     let job = cluster.other_api(id).poll(id, "700ms").await;
     assert_eq!(job.state, State::Queued);
     let took = before.elapsed();
-    assert!(took >= Duration::from_millis(700) && took < Duration::from_secs(10), "{took:?}");
-    cluster.api().get(&format!("/api/jobs/{id}?wait=61s")).await.problem();
+    assert!(
+        took >= Duration::from_millis(700) && took < Duration::from_secs(10),
+        "{took:?}"
+    );
+    cluster
+        .api()
+        .get(&format!("/api/jobs/{id}?wait=61s"))
+        .await
+        .problem();
     let done = cluster.run(&prompt("now")).await;
     let before = Instant::now();
     cluster.api().poll(done.id, "30s").await;
@@ -167,6 +239,10 @@ async fn text_in_any_script_comes_back_as_it_was(mode: Mode) {
     let jobs: Vec<NewJob> = texts.iter().map(|text| prompt(*text)).collect();
     let ids = cluster.submit_many(&jobs).await;
     for (text, job) in texts.iter().zip(cluster.wait_all(&ids).await) {
-        assert!(job.result.is_some_and(|result| result.text == *text), "{:.40}", text);
+        assert!(
+            job.result.is_some_and(|result| result.text == *text),
+            "{:.40}",
+            text
+        );
     }
 }

@@ -15,7 +15,9 @@ on_every_mode!(
 );
 
 async fn submit(api: &Client, key: &str, jobs: &[NewJob]) -> Answer {
-    let request = api.request(Method::POST, "/api/jobs").header("idempotency-key", key);
+    let request = api
+        .request(Method::POST, "/api/jobs")
+        .header("idempotency-key", key);
     match jobs {
         [job] => api.send(request.json(job)).await,
         jobs => api.send(request.json(jobs)).await,
@@ -38,21 +40,31 @@ async fn the_same_key_and_jobs_give_the_same_receipt(mode: Mode) {
         assert!(replayed(&again));
         let receipt: Receipt = again.is(202);
         assert_eq!((receipt.id, receipt.url), (first.id, first.url.clone()));
-        assert!(receipt.state.is_terminal(), "a receipt tells the state of now");
+        assert!(
+            receipt.state.is_terminal(),
+            "a receipt tells the state of now"
+        );
     }
     assert_eq!(cluster.api().list("limit=10").await.jobs.len(), 1);
 }
 
 async fn the_same_key_with_other_jobs_is_refused(mode: Mode) {
     let cluster = Cluster::start(mode, TWO_ACCOUNTS).await;
-    submit(cluster.api(), "k", &[prompt("one")]).await.is::<Receipt>(202);
+    submit(cluster.api(), "k", &[prompt("one")])
+        .await
+        .is::<Receipt>(202);
     let others = [
         vec![prompt("two")],
         vec![prompt("one"), prompt("one")],
-        vec![NewJob { priority: Some(1), ..prompt("one") }],
+        vec![NewJob {
+            priority: Some(1),
+            ..prompt("one")
+        }],
     ];
     for jobs in others {
-        submit(cluster.api(), "k", &jobs).await.refused(422, "idempotency_key_reused");
+        submit(cluster.api(), "k", &jobs)
+            .await
+            .refused(422, "idempotency_key_reused");
     }
     assert_eq!(cluster.api().list("limit=10").await.jobs.len(), 1);
 }
@@ -69,7 +81,12 @@ async fn one_key_over_many_connections_makes_one_set_of_jobs(mode: Mode) {
     let mut firsts = 0;
     for answer in submits.join_all().await {
         firsts += u32::from(!replayed(&answer));
-        let ids: Vec<_> = answer.is::<Receipts>(202).jobs.iter().map(|job| job.id).collect();
+        let ids: Vec<_> = answer
+            .is::<Receipts>(202)
+            .jobs
+            .iter()
+            .map(|job| job.id)
+            .collect();
         sets.push(ids);
     }
     sets.dedup();

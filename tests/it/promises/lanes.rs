@@ -69,7 +69,11 @@ async fn a_lane_without_any_account_is_refused_by_name(mode: Mode) {
         (lane("alpha", "", &["us"]), "us"),
     ];
     for (job, named) in cases {
-        let problem = cluster.api().post("/api/jobs", &job).await.refused(422, "no_such_lane");
+        let problem = cluster
+            .api()
+            .post("/api/jobs", &job)
+            .await
+            .refused(422, "no_such_lane");
         assert!(problem.detail.contains(named), "{named}: {problem:?}");
     }
     assert!(cluster.api().list("").await.jobs.is_empty());
@@ -92,7 +96,9 @@ async fn a_waiting_job_is_bound_to_no_account(mode: Mode) {
         for id in &ids {
             jobs.push(cluster.job(*id).await);
         }
-        jobs.iter().any(|job| job.state.is_in_flight()).then_some(jobs)
+        jobs.iter()
+            .any(|job| job.state.is_in_flight())
+            .then_some(jobs)
     })
     .await;
     let bound = states.iter().filter(|job| job.account.is_some()).count();
@@ -115,7 +121,10 @@ async fn end(cluster: &Cluster, ids: &[sluice_shared::domain::JobId]) {
 
 async fn a_busy_lane_delays_only_its_own_jobs(mode: Mode) {
     let cluster = Cluster::start(mode, ONE_AT_A_TIME).await;
-    let urgent = NewJob { priority: Some(100), ..lane("narrow", "", &[]) };
+    let urgent = NewJob {
+        priority: Some(100),
+        ..lane("narrow", "", &[])
+    };
     let busy = cluster.submit_many(&vec![urgent; 20]).await;
     let others = cluster.submit_many(&vec![lane("wide", "", &[]); 20]).await;
     for job in cluster.wait_all(&others).await {
@@ -132,7 +141,14 @@ async fn higher_priorities_go_first_and_older_before_newer(mode: Mode) {
     let priorities = [0, 5, -100, 5, 100, 0, -1, 99];
     let mut ids = Vec::new();
     for priority in priorities {
-        ids.push(cluster.submit(&NewJob { priority: Some(priority), ..prompt("x") }).await);
+        ids.push(
+            cluster
+                .submit(&NewJob {
+                    priority: Some(priority),
+                    ..prompt("x")
+                })
+                .await,
+        );
     }
     cluster.api().resume("a").await;
     let mut ran: Vec<_> = cluster.wait_all(&ids).await;
@@ -149,8 +165,13 @@ async fn jobs_of_any_lane_use_every_account(mode: Mode) {
     let ids = cluster.submit_many(&vec![prompt("anywhere"); 300]).await;
     let jobs = cluster.wait_all(&ids).await;
     for account in ["alpha", "beta", "gamma"] {
-        let share = jobs.iter().filter(|job| job.account.as_ref().unwrap().as_str() == account);
+        let share = jobs
+            .iter()
+            .filter(|job| job.account.as_ref().unwrap().as_str() == account);
         let share = share.count();
-        assert!((50..200).contains(&share), "{account} had {share} of 300 in turn");
+        assert!(
+            (50..200).contains(&share),
+            "{account} had {share} of 300 in turn"
+        );
     }
 }

@@ -30,17 +30,26 @@ faults = { rejected = 1.0 }
 fn on(model: &str, notes: &[(&str, &str)]) -> NewJob {
     let note = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
     let metadata: BTreeMap<String, String> = notes.iter().map(note).collect();
-    NewJob { model: Some(model.into()), metadata, ..prompt("x") }
+    NewJob {
+        model: Some(model.into()),
+        metadata,
+        ..prompt("x")
+    }
 }
 
 async fn the_list_shows_what_its_filters_let_through(mode: Mode) {
     let cluster = Cluster::start(mode, CONFIG).await;
     let a = cluster.submit(&on("m1", &[("team", "red")])).await;
-    let b = cluster.submit(&on("m2", &[("team", "blue"), ("run", "7")])).await;
+    let b = cluster
+        .submit(&on("m2", &[("team", "blue"), ("run", "7")]))
+        .await;
     cluster.wait_all(&[a, b]).await;
     let between = clock::now();
     let (_, other) = cluster.api().new_key("other", &[Scope::Submit]).await;
-    let later = NewJob { delay: Some("1h".parse().unwrap()), ..on("m1", &[("team", "blue")]) };
+    let later = NewJob {
+        delay: Some("1h".parse().unwrap()),
+        ..on("m1", &[("team", "blue")])
+    };
     let c = other.submit(&later).await.id;
     assert!(cluster.job(c).await.created_at >= between);
 
@@ -65,19 +74,31 @@ async fn the_list_shows_what_its_filters_let_through(mode: Mode) {
     ];
     for (query, expected) in cases {
         for api in cluster.apis() {
-            let found: Vec<JobId> = api.list(query).await.jobs.iter().map(|job| job.id).collect();
+            let found: Vec<JobId> = api
+                .list(query)
+                .await
+                .jobs
+                .iter()
+                .map(|job| job.id)
+                .collect();
             assert_eq!(found, expected, "{query}");
         }
     }
     let page = cluster.api().list("").await;
     assert!(page.next_cursor.is_none());
-    assert!(page.jobs.iter().all(|job| job.request.is_none() && job.attempts.is_none()));
+    assert!(
+        page.jobs
+            .iter()
+            .all(|job| job.request.is_none() && job.attempts.is_none())
+    );
 }
 
 /// The two databases read paths into JSON differently; a note's name is never such a path.
 async fn notes_are_found_whatever_their_names(mode: Mode) {
     let cluster = Cluster::start(mode, CONFIG).await;
-    for name in ["a.b", "$", "$.team", "[0]", "0", "a\"b", "a'b", "größe", "a b", "a%b", "{x}"] {
+    for name in [
+        "a.b", "$", "$.team", "[0]", "0", "a\"b", "a'b", "größe", "a b", "a%b", "{x}",
+    ] {
         let id = cluster.submit(&on("m1", &[(name, "found")])).await;
         let query = url::form_urlencoded::Serializer::new(String::new())
             .append_pair(&format!("metadata.{name}"), "found")
@@ -97,9 +118,15 @@ async fn pages_hold_every_job_once(mode: Mode) {
     // What is submitted meanwhile is newer than the page, and moves nothing.
     let newer = cluster.submit(&on("m1", &[])).await;
     let second = first.next_cursor.unwrap();
-    let second = cluster.api().list(&format!("limit=10&cursor={second}")).await;
+    let second = cluster
+        .api()
+        .list(&format!("limit=10&cursor={second}"))
+        .await;
     let third = second.next_cursor.clone().unwrap();
-    let third = cluster.api().list(&format!("limit=10&cursor={third}")).await;
+    let third = cluster
+        .api()
+        .list(&format!("limit=10&cursor={third}"))
+        .await;
     assert_eq!((third.jobs.len(), &third.next_cursor), (3, &None));
     let pages = [first.jobs, second.jobs, third.jobs].concat();
     ids.reverse();
@@ -126,11 +153,26 @@ async fn a_query_that_makes_no_sense_is_refused(mode: Mode) {
         "metadata=x",
         "limit=1&limit=2",
     ] {
-        let problem = cluster.api().get(&format!("/api/jobs?{query}")).await.problem();
+        let problem = cluster
+            .api()
+            .get(&format!("/api/jobs?{query}"))
+            .await
+            .problem();
         assert!((400..500).contains(&problem.status), "{query}: {problem:?}");
     }
-    for path in ["not-an-id", "123", "0193a3f0-7c1e-7d32-b5a1-1f3c8e0b9d4g", "%00", "%ff", "..%2f"] {
-        let problem = cluster.api().get(&format!("/api/jobs/{path}")).await.problem();
+    for path in [
+        "not-an-id",
+        "123",
+        "0193a3f0-7c1e-7d32-b5a1-1f3c8e0b9d4g",
+        "%00",
+        "%ff",
+        "..%2f",
+    ] {
+        let problem = cluster
+            .api()
+            .get(&format!("/api/jobs/{path}"))
+            .await
+            .problem();
         assert!((400..=404).contains(&problem.status), "{path}: {problem:?}");
     }
 }

@@ -23,12 +23,24 @@ async fn health_tells_how_each_plane_is_doing(mode: Mode) {
         assert_eq!(stranger.get("/health/live").await.status, 200);
         assert_eq!(stranger.get("/health/ready").await.status, 200);
         let health: Health = stranger.get("/health").await.is(200);
-        assert_eq!((health.status, health.version.as_str()), (HealthStatus::Ok, env!("CARGO_PKG_VERSION")));
+        assert_eq!(
+            (health.status, health.version.as_str()),
+            (HealthStatus::Ok, env!("CARGO_PKG_VERSION"))
+        );
         let planes: Vec<&str> = health.planes.keys().map(AsRef::as_ref).collect();
         assert_eq!(planes, ["live", "truth", "work"]);
-        let found: Vec<&str> = health.planes.values().map(|plane| plane.kind.as_str()).collect();
+        let found: Vec<&str> = health
+            .planes
+            .values()
+            .map(|plane| plane.kind.as_str())
+            .collect();
         assert_eq!(found, kinds);
-        assert!(health.planes.values().all(|plane| plane.up && plane.error.is_none()));
+        assert!(
+            health
+                .planes
+                .values()
+                .all(|plane| plane.up && plane.error.is_none())
+        );
     }
 }
 
@@ -49,7 +61,11 @@ async fn metrics_count_what_happens(mode: Mode) {
         assert!((counted - expected).abs() < 0.5, "{name}: {counted}");
     }
     let answer = cluster.api().get("/metrics").await;
-    assert!(answer.header("content-type").is_some_and(|kind| kind.starts_with("text/plain")));
+    assert!(
+        answer
+            .header("content-type")
+            .is_some_and(|kind| kind.starts_with("text/plain"))
+    );
     // A job's id or a client's words would make a series of each job.
     assert!(!answer.body.contains("count me") && !answer.body.contains(&ids[0].to_string()));
 }
@@ -67,10 +83,16 @@ async fn the_api_describes_itself(mode: Mode) {
         "/api/accounts",
         "/api/keys",
     ] {
-        assert!(document["paths"][path].is_object(), "{path} is not described");
+        assert!(
+            document["paths"][path].is_object(),
+            "{path} is not described"
+        );
     }
     for schema in ["NewJob", "JobView", "Problem"] {
-        assert!(document["components"]["schemas"][schema].is_object(), "{schema}");
+        assert!(
+            document["components"]["schemas"][schema].is_object(),
+            "{schema}"
+        );
     }
     let page = stranger.get("/docs").await;
     let page = match page.header("location").map(str::to_owned) {
@@ -78,5 +100,9 @@ async fn the_api_describes_itself(mode: Mode) {
         None => page,
     };
     assert_eq!(page.status, 200);
-    assert!(page.body.contains("<html") || page.body.contains("<!DOCTYPE html>"), "{}", page.body);
+    assert!(
+        page.body.contains("<html") || page.body.contains("<!DOCTYPE html>"),
+        "{}",
+        page.body
+    );
 }

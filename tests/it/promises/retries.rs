@@ -22,14 +22,26 @@ on_every_mode!(
 );
 
 fn outcomes(job: &JobView) -> Vec<&str> {
-    job.attempts.iter().flatten().map(|attempt| attempt.outcome.as_str()).collect()
+    job.attempts
+        .iter()
+        .flatten()
+        .map(|attempt| attempt.outcome.as_str())
+        .collect()
 }
 
 async fn a_failing_job_is_tried_with_growing_pauses_until_its_last_attempt(mode: Mode) {
     let config = "[accounts.a]\nprovider = \"simulated\"\nfaults = { failed = 1.0 }";
     let cluster = Cluster::start(mode, config).await;
-    let job = cluster.run(&NewJob { max_attempts: Some(3), ..prompt("fail") }).await;
-    assert_eq!((job.state, job.failures, job.attempt), (State::Failed, 3, 3));
+    let job = cluster
+        .run(&NewJob {
+            max_attempts: Some(3),
+            ..prompt("fail")
+        })
+        .await;
+    assert_eq!(
+        (job.state, job.failures, job.attempt),
+        (State::Failed, 3, 3)
+    );
     assert_eq!(outcomes(&job), ["failed", "failed", "failed"]);
     assert_eq!(job.error.unwrap().code, "simulated");
     assert!(job.result.is_none());
@@ -37,7 +49,10 @@ async fn a_failing_job_is_tried_with_growing_pauses_until_its_last_attempt(mode:
     for (step, pair) in (0..).zip(attempts.windows(2)) {
         let pause = pair[1].dispatched_at.since(pair[0].finished_at);
         let full = Duration::from_secs(1 << step);
-        assert!(pause >= full / 2 && pause < full + Duration::from_secs(5), "{step}: {pause:?}");
+        assert!(
+            pause >= full / 2 && pause < full + Duration::from_secs(5),
+            "{step}: {pause:?}"
+        );
     }
 }
 
@@ -52,20 +67,37 @@ fn one_says(fault: &str) -> String {
 
 async fn the_job_moves_on(mode: Mode, outcome: &str) {
     let cluster = Cluster::start(mode, &one_says(outcome)).await;
-    let ids = cluster.submit_many(&vec![NewJob { max_attempts: Some(1), ..prompt("x") }; 6]).await;
+    let ids = cluster
+        .submit_many(&vec![
+            NewJob {
+                max_attempts: Some(1),
+                ..prompt("x")
+            };
+            6
+        ])
+        .await;
     let jobs = cluster.wait_all(&ids).await;
     for job in &jobs {
         assert_eq!((job.state, job.failures), (State::Succeeded, 0), "{job:?}");
         assert_eq!(job.account.as_ref().unwrap().as_str(), "good");
-        let (last, before) = outcomes(job).split_last().map(|(l, b)| (*l, b.to_vec())).unwrap();
+        let (last, before) = outcomes(job)
+            .split_last()
+            .map(|(l, b)| (*l, b.to_vec()))
+            .unwrap();
         assert_eq!(last, "completed");
         assert!(before.iter().all(|before| *before == outcome), "{before:?}");
     }
-    assert!(jobs.iter().any(|job| job.attempts.as_ref().unwrap().len() > 1));
+    assert!(
+        jobs.iter()
+            .any(|job| job.attempts.as_ref().unwrap().len() > 1)
+    );
     let account = cluster.api().account("bad").await;
     let until = account.cooldown_until.expect("it rests");
     assert!(until > clock::now() - Duration::from_secs(5));
-    assert!(account.reason.is_some() && account.in_flight == 0, "{account:?}");
+    assert!(
+        account.reason.is_some() && account.in_flight == 0,
+        "{account:?}"
+    );
 }
 
 async fn a_throttle_costs_no_attempt_and_the_job_moves_on(mode: Mode) {
@@ -79,8 +111,16 @@ async fn an_overload_costs_no_attempt_and_the_job_moves_on(mode: Mode) {
 async fn a_refused_request_is_not_tried_again(mode: Mode) {
     let config = "[accounts.a]\nprovider = \"simulated\"\nfaults = { rejected = 1.0 }";
     let cluster = Cluster::start(mode, config).await;
-    let job = cluster.run(&NewJob { max_attempts: Some(5), ..prompt("no") }).await;
-    assert_eq!((job.state, outcomes(&job)), (State::Failed, vec!["rejected"]));
+    let job = cluster
+        .run(&NewJob {
+            max_attempts: Some(5),
+            ..prompt("no")
+        })
+        .await;
+    assert_eq!(
+        (job.state, outcomes(&job)),
+        (State::Failed, vec!["rejected"])
+    );
     assert_eq!(job.error.unwrap().code, "simulated");
 }
 
@@ -91,10 +131,18 @@ provider = "command"
 argv = ["sh", "-c", "echo half an answer; echo no such luck >&2; exit 3"]
 "#;
     let cluster = Cluster::start(mode, config).await;
-    let job = cluster.run(&NewJob { max_attempts: Some(1), ..prompt("x") }).await;
+    let job = cluster
+        .run(&NewJob {
+            max_attempts: Some(1),
+            ..prompt("x")
+        })
+        .await;
     assert_eq!((job.state, job.result.is_none()), (State::Failed, true));
     let error = job.error.unwrap();
-    assert_eq!((error.code.as_str(), error.message.as_str()), ("exit_3", "no such luck"));
+    assert_eq!(
+        (error.code.as_str(), error.message.as_str()),
+        ("exit_3", "no such luck")
+    );
 }
 
 /// A program that notes each of its runs in a file and then takes its time.
@@ -161,7 +209,10 @@ async fn an_at_most_once_job_never_runs_twice(mode: Mode) {
             _ => panic!("{job:?}"),
         }
     }
-    assert!(lost >= 3, "those that ran when their worker died end: {lost}");
+    assert!(
+        lost >= 3,
+        "those that ran when their worker died end: {lost}"
+    );
     let mut runs = noted(&file);
     let all = runs.len();
     runs.dedup();
@@ -171,7 +222,10 @@ async fn an_at_most_once_job_never_runs_twice(mode: Mode) {
 async fn an_at_most_once_job_that_fails_is_not_tried_again(mode: Mode) {
     let config = "[accounts.a]\nprovider = \"simulated\"\nfaults = { failed = 1.0 }";
     let cluster = Cluster::start(mode, config).await;
-    let once = NewJob { delivery: Some(Delivery::AtMostOnce), ..prompt("once") };
+    let once = NewJob {
+        delivery: Some(Delivery::AtMostOnce),
+        ..prompt("once")
+    };
     let job = cluster.run(&once).await;
     assert_eq!((job.state, outcomes(&job)), (State::Failed, vec!["failed"]));
 }

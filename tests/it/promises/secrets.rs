@@ -17,8 +17,12 @@ use crate::{
 on_every_mode!(no_secret_is_shown_anywhere);
 
 /// The marks that are searched for afterwards.
-const KEYS: [&str; 4] =
-    ["sk-mark-openai-7f3a91", "sk-mark-anthropic-7f3a92", "sk-mark-in-a-file-7f3a93", "mark-of-a-program-7f3a94"];
+const KEYS: [&str; 4] = [
+    "sk-mark-openai-7f3a91",
+    "sk-mark-anthropic-7f3a92",
+    "sk-mark-in-a-file-7f3a93",
+    "mark-of-a-program-7f3a94",
+];
 
 /// Accounts with secrets of every kind. The provider quotes the key that it refuses, and the
 /// program prints its own before it fails.
@@ -77,7 +81,11 @@ async fn no_secret_is_shown_anywhere(mode: Mode) {
             };
             let id = cluster.submit(&job).await;
             if text == "refuse" && account != "program" {
-                cluster.until(id, "is refused", |job| job.attempts.iter().flatten().count() > 0).await;
+                cluster
+                    .until(id, "is refused", |job| {
+                        job.attempts.iter().flatten().count() > 0
+                    })
+                    .await;
                 cluster.api().cancel(id).await;
             }
             ids.push(id);
@@ -90,31 +98,50 @@ async fn no_secret_is_shown_anywhere(mode: Mode) {
     let mut shown = Vec::new();
     let api = cluster.apis()[0].clone();
     for id in &ids {
-        shown.push((format!("job {id}"), api.get(&format!("/api/jobs/{id}")).await.body));
+        shown.push((
+            format!("job {id}"),
+            api.get(&format!("/api/jobs/{id}")).await.body,
+        ));
     }
-    for path in
-        ["/api/jobs", "/api/accounts", "/api/keys", "/metrics", "/health", "/api/openapi.json"]
-    {
+    for path in [
+        "/api/jobs",
+        "/api/accounts",
+        "/api/keys",
+        "/metrics",
+        "/health",
+        "/api/openapi.json",
+    ] {
         shown.push((path.to_owned(), api.get(path).await.body));
     }
     let truth = cluster.truth().await;
-    let tables =
-        "SELECT COALESCE(error_message, '') FROM attempts UNION ALL SELECT COALESCE(reason, '') FROM account_state";
-    shown.push(("the database".to_owned(), truth.column::<String>(tables).await.join("\n")));
+    let tables = "SELECT COALESCE(error_message, '') FROM attempts UNION ALL SELECT COALESCE(reason, '') FROM account_state";
+    shown.push((
+        "the database".to_owned(),
+        truth.column::<String>(tables).await.join("\n"),
+    ));
     let mut secrets: Vec<String> = KEYS.iter().map(|key| (*key).to_owned()).collect();
     if let Some(tap) = tap {
         shown.push(("messages to workers".to_owned(), tap.bodies().await));
-        shown.push(("replies".to_owned(), replies_while_no_api_runs(&mut cluster).await));
+        shown.push((
+            "replies".to_owned(),
+            replies_while_no_api_runs(&mut cluster).await,
+        ));
         secrets.push(cluster.postgres().password().unwrap().to_owned());
     }
     shown.extend(cluster.logs());
     for (place, text) in &shown {
         assert!(!text.is_empty(), "{place} says nothing");
         for secret in &secrets {
-            assert!(!text.contains(secret.as_str()), "{place} shows {secret}:\n{text}");
+            assert!(
+                !text.contains(secret.as_str()),
+                "{place} shows {secret}:\n{text}"
+            );
         }
         let may_show_the_first_key = matches!(place.as_str(), "up" | "api-1" | "api-2");
-        assert!(may_show_the_first_key || !text.contains(&api.key), "{place} shows an API key");
+        assert!(
+            may_show_the_first_key || !text.contains(&api.key),
+            "{place} shows an API key"
+        );
     }
 }
 
@@ -128,18 +155,33 @@ impl Tap {
     async fn open(cluster: &Cluster) -> Self {
         let connection = connect(cluster).await;
         let channel = connection.create_channel().await.unwrap();
-        let options = QueueDeclareOptions { exclusive: true, ..Default::default() };
-        let queue = channel.queue_declare("".into(), options, FieldTable::default()).await.unwrap();
+        let options = QueueDeclareOptions {
+            exclusive: true,
+            ..Default::default()
+        };
+        let queue = channel
+            .queue_declare("".into(), options, FieldTable::default())
+            .await
+            .unwrap();
         let name = queue.name().clone();
         for account in ["openai", "anthropic", "file", "program"] {
             let key = format!("account.{account}");
             let options = QueueBindOptions::default();
             channel
-                .queue_bind(name.clone(), "sluice.jobs".into(), key.into(), options, FieldTable::default())
+                .queue_bind(
+                    name.clone(),
+                    "sluice.jobs".into(),
+                    key.into(),
+                    options,
+                    FieldTable::default(),
+                )
                 .await
                 .unwrap();
         }
-        Self { connection, queue: name.to_string() }
+        Self {
+            connection,
+            queue: name.to_string(),
+        }
     }
 
     async fn bodies(&self) -> String {
@@ -149,15 +191,19 @@ impl Tap {
 
 async fn connect(cluster: &Cluster) -> Connection {
     let url = cluster.rabbitmq();
-    Connection::connect(url.as_str(), ConnectionProperties::default()).await.unwrap()
+    Connection::connect(url.as_str(), ConnectionProperties::default())
+        .await
+        .unwrap()
 }
 
 /// Every message of a queue, headers and all. They are not acked, so they go back.
 async fn take_all(connection: &Connection, queue: &str) -> String {
     let channel = connection.create_channel().await.unwrap();
     let mut bodies = String::new();
-    while let Some(message) =
-        channel.basic_get(queue.into(), BasicGetOptions::default()).await.unwrap()
+    while let Some(message) = channel
+        .basic_get(queue.into(), BasicGetOptions::default())
+        .await
+        .unwrap()
     {
         bodies += &format!("{:?} ", message.delivery.properties);
         bodies += &String::from_utf8_lossy(&message.delivery.data);
@@ -175,7 +221,9 @@ async fn replies_while_no_api_runs(cluster: &mut Cluster) -> String {
     };
     let ids = cluster.submit_many(&vec![job; 3]).await;
     for id in &ids {
-        cluster.until(*id, "runs", |job| job.state == State::Running).await;
+        cluster
+            .until(*id, "runs", |job| job.state == State::Running)
+            .await;
     }
     let servers = cluster.servers();
     for name in &servers {

@@ -18,10 +18,18 @@ async fn a_process_that_is_asked_to_stop_finishes_what_runs(mode: Mode) {
     let config = "[accounts.a]\nprovider = \"simulated\"\nlatency = \"2s\"\nmax_concurrency = 100";
     let mut cluster = Cluster::start(mode, config).await;
     let mut jobs = vec![prompt("at least once"); 6];
-    jobs.extend(vec![NewJob { delivery: Some(Delivery::AtMostOnce), ..prompt("at most once") }; 6]);
+    jobs.extend(vec![
+        NewJob {
+            delivery: Some(Delivery::AtMostOnce),
+            ..prompt("at most once")
+        };
+        6
+    ]);
     let ids = cluster.submit_many(&jobs).await;
     for id in &ids {
-        cluster.until(*id, "runs", |job| job.state == State::Running).await;
+        cluster
+            .until(*id, "runs", |job| job.state == State::Running)
+            .await;
     }
     for name in cluster.workers() {
         let status = cluster.stop(&name).await;
@@ -63,7 +71,9 @@ async fn what_was_accepted_is_still_there_after_a_restart(mode: Mode) {
 async fn keys_and_settings_survive_a_restart(mode: Mode) {
     let mut cluster = Cluster::start(mode, TWO_ACCOUNTS).await;
     let first_key = cluster.api().key.clone();
-    let (_, reader) = cluster.apis()[0].new_key("reader", &[sluice_shared::api::Scope::Read]).await;
+    let (_, reader) = cluster.apis()[0]
+        .new_key("reader", &[sluice_shared::api::Scope::Read])
+        .await;
     for name in cluster.servers() {
         let status = cluster.stop(&name).await;
         assert!(status.success(), "{name}: {status}");

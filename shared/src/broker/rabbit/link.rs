@@ -139,6 +139,10 @@ impl Link {
             return Err(BrokerError::Unavailable("it was closed".into()));
         }
         match &*self.state.borrow() {
+            // It reads nothing at all then, and what is sent waits for as long as that lasts.
+            State::Up(up) if up.connection.status().blocked() => Err(BrokerError::Unavailable(
+                "RabbitMQ takes no messages: it is short of memory or disk".into(),
+            )),
             State::Up(up) if up.connection.status().connected() => Ok(up.clone()),
             State::Up(_) => Err(BrokerError::Unavailable("the connection was lost".into())),
             State::Connecting => Err(BrokerError::Unavailable("it is being connected to".into())),
