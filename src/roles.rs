@@ -266,6 +266,27 @@ mod tests {
         assert_eq!(config.accounts.len(), 1);
     }
 
+    #[test]
+    fn the_example_shows_an_account_of_each_provider() {
+        let example = include_str!("../examples/sluice.toml");
+        let as_it_stands = Config::from_toml(example).unwrap();
+        assert_eq!(as_it_stands.accounts.len(), 1);
+        let is_setting = |line: &&str| !line.starts_with("# ") && *line != "#";
+        let all: String = example
+            .lines()
+            .filter(is_setting)
+            .map(|line| format!("{}\n", line.strip_prefix('#').unwrap_or(line)))
+            .collect();
+        let config = Config::from_toml(&all).unwrap();
+        for name in Provider::NAMES {
+            let has = config
+                .accounts
+                .values()
+                .any(|account| account.provider.name() == name);
+            assert!(has, "{name}");
+        }
+    }
+
     #[tokio::test]
     async fn a_taken_port_names_the_way_out() {
         let first = listen("127.0.0.1:0".parse().unwrap()).await.unwrap();

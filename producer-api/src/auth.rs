@@ -36,6 +36,9 @@ const FRESH: Duration = Duration::from_secs(10);
 /// How long it is so while the database cannot be asked.
 const STALE: Duration = Duration::from_secs(600);
 
+/// How long a look-up may take.
+const LOOK_UP: Duration = Duration::from_secs(2);
+
 /// Keys remembered, at most.
 const MOST: usize = 10_000;
 
@@ -141,7 +144,11 @@ impl Keys {
         {
             return Ok(Some(client.clone()));
         }
-        let row = match (store.key_by_hash(&hash).await, remembered) {
+        // A database that neither answers nor refuses is as good as away.
+        let looked_up = tokio::time::timeout(LOOK_UP, store.key_by_hash(&hash))
+            .await
+            .unwrap_or_else(|_| Err(StoreError::Unavailable("it does not answer".into())));
+        let row = match (looked_up, remembered) {
             (Err(_), Some((at, client))) if now.since(at) < STALE => return Ok(Some(client)),
             (answer, _) => answer?,
         };

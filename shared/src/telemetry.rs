@@ -1,5 +1,7 @@
 //! Logs, traces and metrics, set up once at start.
 
+use std::io::IsTerminal;
+
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_otlp::WithExportConfig;
@@ -54,6 +56,7 @@ pub fn start(log: &Log, telemetry: &Telemetry, role: &'static str) -> anyhow::Re
         LogFormat::Pretty => tracing_subscriber::fmt::layer()
             .compact()
             .with_target(false)
+            .with_ansi(std::io::stderr().is_terminal())
             .with_writer(std::io::stderr)
             .boxed(),
     };

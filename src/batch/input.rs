@@ -185,6 +185,15 @@ mod tests {
     }
 
     #[test]
+    fn every_line_of_the_example_is_a_job() {
+        let lines = read(include_bytes!("../../examples/prompts.jsonl"));
+        assert!(
+            lines.len() >= 5 && lines.iter().all(|line| line.2.is_ok()),
+            "{lines:?}"
+        );
+    }
+
+    #[test]
     fn what_is_no_utf8_is_a_bad_line_and_no_end() {
         let lines = read(b"\"\xff\"\n\"good\"\n");
         assert!(lines[0].2.is_err());

@@ -11,11 +11,13 @@
 //! of the batch's id, its number and its content. So whatever breaks in between, running the same
 //! file again sends the same chunk under the same key, and nothing is submitted twice.
 
+mod collect;
 mod input;
 mod journal;
 mod plan;
 mod progress;
 mod results;
 mod run;
+mod submit;
 
 pub(crate) use run::{Options, run};

@@ -2,43 +2,32 @@
 
 use std::{
     cell::RefCell,
-    collections::{BTreeMap, VecDeque},
+    collections::BTreeMap,
     fs::File,
     io::BufReader,
     path::{Path, PathBuf},
-    time::Duration,
 };
 
-use futures::{StreamExt, stream::FuturesUnordered};
 use serde::Serialize;
-use sluice_shared::{api::Problem, clock, domain::JobId};
+use sluice_shared::{clock, domain::JobId};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use super::{
+    collect::collect,
     input::Lines,
     journal::{Finished, Journal},
-    plan::{Chunk, Content, Limits, Planner, check, idempotency_key},
+    plan::{Chunk, Limits, Planner, check},
     progress::Progress,
-    results::{Part, ResultLine, with_suffix},
+    results::{Part, with_suffix},
+    submit::{self, to_body},
 };
-use crate::{
-    Exit, Failure,
-    client::{Client, ClientError},
-    commands::JobOptions,
-    output, signals,
-};
+use crate::{Exit, Failure, client::Client, commands::JobOptions, output, signals};
 
 /// Bad lines that are shown; the rest are counted.
 const SHOWN: usize = 20;
 /// Bytes of one request, well below what a server takes by default.
 const CHUNK_BYTES: usize = 8 * 1024 * 1024;
-/// Tries of a chunk that the server says it cannot take for a reason of its own.
-const SERVER_FAULTS: u32 = 10;
-/// How long a poll waits when no other job is waiting for its turn.
-const PATIENT: Duration = Duration::from_secs(30);
-/// How long it waits when others are.
-const BRIEF: Duration = Duration::from_secs(1);
 
 /// What to run and how.
 #[derive(Debug)]
@@ -138,7 +127,7 @@ pub(crate) async fn run(client: &Client, options: &Options<'_>) -> Result<Exit, 
         // The receiver is right here.
         let _ = found.send((line, id));
     }
-    let submitting = submit(
+    let submitting = submit::all(
         client,
         options,
         &mut lines,
@@ -311,238 +300,6 @@ fn known_ids(chunks: &[Chunk], journal: &Journal) -> BTreeMap<u64, JobId> {
     pairs.flatten().collect()
 }
 
-/// Submits what is not submitted yet, one chunk after the other.
-async fn submit(
-    client: &Client,
-    options: &Options<'_>,
-    lines: &mut Lines<BufReader<File>>,
-    chunks: &[Chunk],
-    journal: &mut Journal,
-    found: mpsc::UnboundedSender<(u64, JobId)>,
-    progress: &RefCell<Progress>,
-) -> Result<(), Failure> {
-    for (number, chunk) in chunks.iter().enumerate() {
-        if journal
-            .standing()
-            .sent
-            .get(number)
-            .is_some_and(|sent| sent.ids.is_some())
-        {
-            continue;
-        }
-        let body = read_chunk(lines, options, chunk)?;
-        let key = idempotency_key(journal.standing().batch, number, &chunk.hash);
-        journal.sending(number, chunk, clock::now())?;
-        let ids = match send(client, &body, &key, progress).await {
-            Ok(ids) if ids.len() == chunk.lines.len() => ids,
-            Ok(ids) => {
-                return Err(Failure::usage(format!(
-                    "{} jobs were sent and {} receipts came back: is SLUICE_URL a Sluice?",
-                    chunk.lines.len(),
-                    ids.len()
-                )));
-            }
-            Err(error) => {
-                // A clear no to the whole chunk: its lines are free to be mended.
-                if matches!(error.status(), Some(400 | 401 | 403 | 413 | 422)) {
-                    journal.refused(number)?;
-                }
-                return Err(refusal(error, chunk));
-            }
-        };
-        for (line, id) in chunk.lines.iter().zip(&ids) {
-            // Nobody listens with --no-wait.
-            let _ = found.send((*line, *id));
-        }
-        progress.borrow_mut().submitted(ids.len() as u64);
-        journal.accepted(number, ids)?;
-    }
-    Ok(())
-}
-
-fn read_chunk(
-    lines: &mut Lines<BufReader<File>>,
-    options: &Options<'_>,
-    chunk: &Chunk,
-) -> Result<Vec<u8>, Failure> {
-    let io = || Failure::io(show(options.file));
-    let changed = || {
-        Failure::usage(format!(
-            "{} changed while it was read; run again",
-            show(options.file)
-        ))
-    };
-    let first = chunk.lines.first().copied().unwrap_or(1);
-    lines.seek(first, chunk.offset).map_err(io())?;
-    let mut content = Content::default();
-    let mut body = vec![b'['];
-    for expected in &chunk.lines {
-        let line = lines.next().map_err(io())?.ok_or_else(changed)?;
-        let mut job = line.job.map_err(|_| changed())?;
-        if line.number != *expected {
-            return Err(changed());
-        }
-        options.defaults.fill(&mut job);
-        let job = to_body(&job)?;
-        content.add(&job);
-        if body.len() > 1 {
-            body.push(b',');
-        }
-        body.extend_from_slice(&job);
-    }
-    body.push(b']');
-    if content.finish() == chunk.hash {
-        Ok(body)
-    } else {
-        Err(changed())
-    }
-}
-
-/// Sends a chunk until it is accepted or refused.
-async fn send(
-    client: &Client,
-    body: &[u8],
-    key: &str,
-    progress: &RefCell<Progress>,
-) -> Result<Vec<JobId>, ClientError> {
-    let mut failures = 0;
-    loop {
-        match client.submit_array(body.to_vec(), key).await {
-            Ok(receipts) => {
-                return Ok(receipts
-                    .jobs
-                    .into_iter()
-                    .map(|receipt| receipt.id)
-                    .collect());
-            }
-            Err(error) => {
-                failures += 1;
-                // A conflict is an earlier try of the same chunk that is still under way.
-                let is_fault = matches!(error.status(), Some(409 | 500));
-                let may_pass = error.is_transient() || is_fault;
-                if !may_pass || (is_fault && failures >= SERVER_FAULTS) {
-                    return Err(error);
-                }
-                progress.borrow_mut().trouble(error.to_string());
-                tokio::time::sleep(error.pause(failures)).await;
-            }
-        }
-    }
-}
-
-/// A refused chunk in terms of the file: `[3].prompt` becomes the line that it is.
-fn refusal(error: ClientError, chunk: &Chunk) -> Failure {
-    match error {
-        ClientError::Refused {
-            problem,
-            retry_after,
-            key_source,
-        } => {
-            let mut problem: Problem = *problem;
-            for fault in &mut problem.errors {
-                if let Some((index, rest)) = fault
-                    .field
-                    .strip_prefix('[')
-                    .and_then(|field| field.split_once(']'))
-                    && let Some(line) = index
-                        .parse()
-                        .ok()
-                        .and_then(|index: usize| chunk.lines.get(index))
-                {
-                    fault.field = format!("line {line}{}", rest.replacen('.', ", ", 1));
-                }
-            }
-            let place = chunk.describe();
-            let hint = if problem.status == 413 {
-                "; try a smaller --chunk"
-            } else {
-                ""
-            };
-            problem.detail = format!("{place}: {}{hint}", problem.detail);
-            ClientError::Refused {
-                problem: Box::new(problem),
-                retry_after,
-                key_source,
-            }
-            .into()
-        }
-        other => other.into(),
-    }
-}
-
-/// What one look at a job found.
-enum Look {
-    Ended(Box<ResultLine>),
-    NotYet(u64, JobId),
-}
-
-/// Waits for all jobs that come, so many at a time, and keeps their results. A job that takes
-/// long goes back to the end of the line, so that it does not hide others that have ended.
-async fn collect(
-    client: &Client,
-    mut submitted: mpsc::UnboundedReceiver<(u64, JobId)>,
-    concurrency: usize,
-    part: &mut Part,
-    progress: &RefCell<Progress>,
-) -> Result<(), Failure> {
-    let mut waiting = VecDeque::new();
-    let mut looks = FuturesUnordered::new();
-    let mut is_open = true;
-    while is_open || !waiting.is_empty() || !looks.is_empty() {
-        while looks.len() < concurrency
-            && let Some((line, id)) = waiting.pop_front()
-        {
-            let patience = if waiting.is_empty() && !is_open {
-                PATIENT
-            } else {
-                BRIEF
-            };
-            looks.push(look(client, line, id, patience, progress));
-        }
-        tokio::select! {
-            job = submitted.recv(), if is_open => match job {
-                Some(job) => waiting.push_back(job),
-                None => is_open = false,
-            },
-            Some(found) = looks.next(), if !looks.is_empty() => match found? {
-                Look::NotYet(line, id) => waiting.push_back((line, id)),
-                Look::Ended(result) => {
-                    part.add(&result).map_err(Failure::io("the results so far"))?;
-                    progress.borrow_mut().ended(result.succeeded());
-                }
-            },
-        }
-    }
-    Ok(())
-}
-
-async fn look(
-    client: &Client,
-    line: u64,
-    id: JobId,
-    patience: Duration,
-    progress: &RefCell<Progress>,
-) -> Result<Look, Failure> {
-    let mut failures = 0;
-    loop {
-        match client.job(id, Some(patience)).await {
-            Ok(job) if job.state.is_terminal() => {
-                return Ok(Look::Ended(Box::new(ResultLine::of(line, job))));
-            }
-            Ok(_) => return Ok(Look::NotYet(line, id)),
-            Err(error) if error.is_not_found() => {
-                return Ok(Look::Ended(Box::new(ResultLine::unknown(line, id))));
-            }
-            Err(error) if error.is_transient() => {
-                failures += 1;
-                progress.borrow_mut().trouble(error.to_string());
-                tokio::time::sleep(error.pause(failures)).await;
-            }
-            Err(error) => return Err(error.into()),
-        }
-    }
-}
-
 fn summarize(
     journal: &Journal,
     options: &Options<'_>,
@@ -584,10 +341,6 @@ fn stem(file: &Path) -> PathBuf {
     }
 }
 
-fn show(path: &Path) -> String {
+pub(super) fn show(path: &Path) -> String {
     path.display().to_string()
-}
-
-fn to_body(job: &sluice_shared::api::NewJob) -> Result<Vec<u8>, Failure> {
-    serde_json::to_vec(job).map_err(|error| Failure::Role(error.into()))
 }

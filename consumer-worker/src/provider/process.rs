@@ -177,7 +177,7 @@ impl Group {
             status = self.child.wait() => {
                 // What is left in the pipes is still to be read, and a descendant must not hold
                 // them open.
-                self.signal(Signal::SIGKILL);
+                self.end_rest();
                 if let Ok(read) = tokio::time::timeout(DRAIN, &mut streams).await {
                     read?;
                 }
@@ -185,10 +185,7 @@ impl Group {
             }
         };
         drop(streams);
-        // The leader has ended; the rest of its group goes with it. The group's id can hardly
-        // be another's already: ids are given in turn, and this one was in use until just now.
-        self.signal(Signal::SIGKILL);
-        self.id = None;
+        self.end_rest();
         match waited {
             Ok(status) => Ok(Exit {
                 status,
@@ -216,10 +213,16 @@ impl Group {
         }
     }
 
-    /// Kills the group and whatever left it.
-    fn kill(&mut self) {
+    /// Kills what is left of the group when its leader has just ended. The id can hardly be
+    /// another's already, for ids are given in turn; later it could be, so that it is forgotten.
+    fn end_rest(&mut self) {
         self.signal(Signal::SIGKILL);
         self.id = None;
+    }
+
+    /// Kills the group and whatever left it.
+    fn kill(&mut self) {
+        self.end_rest();
         // Twice, because a process that is just being killed may have forked.
         for _ in 0..2 {
             for straggler in marked(&self.mark) {

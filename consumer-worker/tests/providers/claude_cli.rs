@@ -220,7 +220,7 @@ async fn every_answer_of_the_api_has_its_outcome_with_a_key() {
     404
         rejected model_not_found
     a cut stream
-        failed api_error
+        failed stream_cut
     overloaded in the stream
         overloaded until -
     "#);

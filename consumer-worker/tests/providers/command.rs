@@ -174,7 +174,7 @@ async fn a_timeout_leaves_no_process_behind() {
     let ran = run_for(
         &script(FAMILY),
         &Request::prompt("hi"),
-        Duration::from_secs(1),
+        Duration::from_secs(2),
     )
     .await;
     assert_eq!(ran.failure(), "timeout");

@@ -176,16 +176,3 @@ async fn the_key_is_in_no_log_and_no_debug_output() {
     assert!(log.contains("the log is on"));
     assert!(!log.contains(KEY), "{log}");
 }
-
-#[tokio::test]
-async fn tmp_tls() {
-    let t = std::time::Instant::now();
-    let p = build("provider = \"openai\"\nbase_url = \"https://registry.npmjs.org\"");
-    println!("build {:?}", t.elapsed());
-    let t = std::time::Instant::now();
-    let q = build("provider = \"openai\"\nbase_url = \"https://registry.npmjs.org\"");
-    println!("build2 {:?}", t.elapsed());
-    println!("{}", p.check().await);
-    drop(q);
-    panic!();
-}

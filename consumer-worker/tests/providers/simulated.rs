@@ -127,6 +127,20 @@ async fn it_ends_on_cancel_and_on_timeout() {
     assert_eq!(ended, Outcome::Cancelled);
 }
 
+/// A worker runs many at once, on threads that it does not choose.
+#[tokio::test]
+async fn a_run_can_go_from_thread_to_thread() {
+    fn can_go<T: Send>(work: T) -> T {
+        work
+    }
+    let provider = build("provider = \"simulated\"");
+    let (sink, _received) = Sink::new();
+    let (request, cancel) = (Request::prompt("hi"), CancellationToken::new());
+    let timeout = Duration::from_secs(1);
+    can_go(provider.run(prompt(&request, timeout), &cancel, &sink)).await;
+    can_go(provider.check()).await;
+}
+
 /// It is the benchmarks' no-op job: what it costs would be taken for the queue's own cost.
 #[tokio::test]
 async fn without_latency_it_costs_next_to_nothing() {

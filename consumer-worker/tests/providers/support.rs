@@ -225,6 +225,6 @@ fn processes(file: &str, text: &str) -> Vec<u32> {
 /// Waits until `condition` holds: of another process, nothing tells when it does.
 pub(crate) async fn until(condition: impl Fn() -> bool) {
     while !condition() {
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

@@ -371,15 +371,32 @@ async fn refused_credentials_are_an_error_that_shows_no_password() {
 async fn tmp_threads() {
     let site = Site::rabbit().await;
     let proxy = Proxy::start(&Url::parse(site.vhost().url()).unwrap()).await;
-    let threads = || std::fs::read_dir("/proc/self/task").unwrap().filter(|t| std::fs::read_to_string(t.as_ref().unwrap().path().join("comm")).unwrap_or_default().starts_with("lapin")).count();
+    let threads = || {
+        std::fs::read_dir("/proc/self/task")
+            .unwrap()
+            .filter(|t| {
+                std::fs::read_to_string(t.as_ref().unwrap().path().join("comm"))
+                    .unwrap_or_default()
+                    .starts_with("lapin")
+            })
+            .count()
+    };
     println!("site {}", threads());
     let broker = connect(proxy.url()).await;
     println!("up {}", threads());
-    for _ in 0..5 { proxy.cut().await; gone(&broker).await; proxy.mend(); back(&broker).await; }
+    for _ in 0..5 {
+        proxy.cut().await;
+        gone(&broker).await;
+        proxy.mend();
+        back(&broker).await;
+    }
     println!("after 5 cuts {}", threads());
     proxy.cut().await;
     proxy.freeze();
-    for _ in 0..4 { time::sleep(Duration::from_secs(11)).await; println!("frozen {}", threads()); }
+    for _ in 0..4 {
+        time::sleep(Duration::from_secs(11)).await;
+        println!("frozen {}", threads());
+    }
     proxy.mend();
     back(&broker).await;
     time::sleep(Duration::from_secs(1)).await;
@@ -391,14 +408,25 @@ async fn tmp_threads() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tmp_restart() {
+    tracing_subscriber::fmt().with_env_filter("info").init();
     let site = Site::rabbit().await;
     let account = site.declared().await;
     dispatch(&site.broker, &attempts(&account, 100)).await;
     let mut consumer = site.broker.consume(&account, 10).await.unwrap();
     let mut controls = site.broker.controls().await.unwrap();
     take(&mut consumer, 10).await;
+    let wait: u64 = std::env::var("AGE").unwrap().parse().unwrap();
+    time::sleep(Duration::from_secs(wait)).await;
     for how in ["kill", "stop"] {
-        let run = |what: &str| assert!(std::process::Command::new("/work/main/deploy/dev/services.sh").args(["--dir", "/tmp/contract-services", what, "rabbitmq"]).status().unwrap().success());
+        let run = |what: &str| {
+            assert!(
+                std::process::Command::new("/work/main/deploy/dev/services.sh")
+                    .args(["--dir", "/tmp/contract-services", what, "rabbitmq"])
+                    .status()
+                    .unwrap()
+                    .success()
+            )
+        };
         run(how);
         println!("{how}: {:?}", site.broker.ready().await);
         println!("{:?}", site.broker.dispatch(&attempts(&account, 1)).await);
@@ -409,10 +437,29 @@ async fn tmp_restart() {
         back(&site.broker).await;
         println!("back after {:?}", t.elapsed());
         let mut n = 0;
-        eventually(|| async { site.broker.dispatch(&attempts(&account, 1)).await.remove(0).inspect_err(|e| println!("{e}")).ok() }).await;
-        while n < 10 { let d = next(&mut consumer).await; assert!(d.redelivered); n += 1; }
-        println!("redelivered after {:?} {:?}", t.elapsed(), site.broker.depth(&account).await);
-        let control = Control::Cancel { job: JobId::generate(), attempt: 1 };
+        eventually(|| async {
+            site.broker
+                .dispatch(&attempts(&account, 1))
+                .await
+                .remove(0)
+                .inspect_err(|e| println!("{e}"))
+                .ok()
+        })
+        .await;
+        while n < 10 {
+            let d = next(&mut consumer).await;
+            assert!(d.redelivered);
+            n += 1;
+        }
+        println!(
+            "redelivered after {:?} {:?}",
+            t.elapsed(),
+            site.broker.depth(&account).await
+        );
+        let control = Control::Cancel {
+            job: JobId::generate(),
+            attempt: 1,
+        };
         site.broker.control(&control).await.unwrap();
         assert_eq!(soon(controls.recv()).await, Some(control));
     }
