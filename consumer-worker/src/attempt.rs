@@ -416,17 +416,15 @@ mod tests {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("redis://{}/", listener.local_addr().unwrap()).into();
         let live = Live::connect(&sluice_shared::config::Redis { url }).unwrap();
-        let account = account("latency = \"200ms\"");
+        let account = account("latency = \"50ms\"");
         let (engine, _publisher) = engine(&account, Broker::in_process(), live);
         let dispatch = dispatch(Delivery::AtLeastOnce);
         let attempt = Attempt::new(account, &dispatch);
-        let begun = Instant::now();
         let report = conduct(&engine, &attempt, &dispatch).await.unwrap();
         assert!(matches!(outcome(&report), Outcome::Completed(_)));
         assert!(
-            begun.elapsed() < Duration::from_millis(700),
-            "{:?}",
-            begun.elapsed()
+            !engine.streams.are_down(),
+            "it waited for the live plane to be given up"
         );
     }
 

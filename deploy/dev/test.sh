@@ -21,7 +21,7 @@ from=$SECONDS
 
 # As in .config/nextest.toml.
 readonly FAULT='(^|::|_)faults?(::|_|$)'
-readonly CLAUDE_VERSION=2.1.197
+readonly CLAUDE_VERSION=2.1.330
 
 selection=${1:-all}
 case $selection in

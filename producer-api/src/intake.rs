@@ -1,14 +1,19 @@
 //! The intake: it settles what workers reply, and takes dead letters in.
 //!
 //! A reply is acked after its settlement is committed, so a crash in between brings it again,
-//! and the attempt's number makes the second time harmless.
+//! and the attempt's number makes the second time harmless. A redelivery alone is settled later:
+//! see [`redelivered`].
 
 use std::{sync::Arc, time::Duration};
 
-use sluice_shared::broker::{Consumer, DeadDelivery, ReplyDelivery};
+use sluice_shared::{
+    broker::{Consumer, DeadDelivery, ReplyDelivery},
+    message::{Reply, Report},
+};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::{app::App, store::Verdict};
+use crate::{app::App, redelivered, store::Verdict};
 
 /// Reply messages that may be unacked.
 pub const PREFETCH: u16 = 64;
@@ -24,19 +29,29 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// Settles replies until `shutdown`.
 pub async fn run(app: Arc<App>, shutdown: CancellationToken) {
-    loop {
-        match app.broker.replies(PREFETCH).await {
-            Ok(consumer) => replies(&app, consumer, &shutdown).await,
-            Err(error) => tracing::error!(%error, "replies cannot be consumed"),
+    let (doubtful, redelivered) = mpsc::unbounded_channel();
+    let weighing = redelivered::run(app.clone(), redelivered, shutdown.clone());
+    let settling = async {
+        loop {
+            match app.broker.replies(PREFETCH).await {
+                Ok(consumer) => replies(&app, consumer, &doubtful, &shutdown).await,
+                Err(error) => tracing::error!(%error, "replies cannot be consumed"),
+            }
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = tokio::time::sleep(PAUSE) => {}
+            }
         }
-        tokio::select! {
-            () = shutdown.cancelled() => return,
-            () = tokio::time::sleep(PAUSE) => {}
-        }
-    }
+    };
+    tokio::join!(weighing, settling);
 }
 
-async fn replies(app: &App, mut consumer: Consumer<ReplyDelivery>, shutdown: &CancellationToken) {
+async fn replies(
+    app: &App,
+    mut consumer: Consumer<ReplyDelivery>,
+    doubtful: &mpsc::UnboundedSender<Reply>,
+    shutdown: &CancellationToken,
+) {
     let acker = consumer.acker();
     let mut messages = Vec::with_capacity(GROUP);
     loop {
@@ -51,7 +66,13 @@ async fn replies(app: &App, mut consumer: Consumer<ReplyDelivery>, shutdown: &Ca
         let mut verdicts = Vec::new();
         for message in messages.drain(..) {
             tags.push(message.tag);
-            verdicts.extend(message.replies.into_iter().map(Verdict::Report));
+            for reply in message.replies {
+                match reply.report {
+                    // Not a loss yet: whether it is one takes a while to find out.
+                    Report::Redelivered => drop(doubtful.send(reply)),
+                    _ => verdicts.push(Verdict::Report(reply)),
+                }
+            }
         }
         // Settled or the API is stopping; in that case they are not acked and come again.
         if app.settle_until(&verdicts, shutdown).await {

@@ -11,6 +11,7 @@ pub mod dispatcher;
 pub mod http;
 pub mod intake;
 pub mod reaper;
+pub mod redelivered;
 pub mod store;
 pub mod submitter;
 pub mod waiters;

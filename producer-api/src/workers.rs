@@ -82,6 +82,16 @@ impl Workers {
         }
     }
 
+    /// What each worker said last.
+    #[must_use]
+    pub fn last_heard(&self) -> Vec<Presence> {
+        self.seen()
+            .workers
+            .values()
+            .map(|(_, presence)| presence.clone())
+            .collect()
+    }
+
     fn served(&self) -> Vec<AccountId> {
         let seen = self.seen();
         let mut accounts: Vec<AccountId> = seen

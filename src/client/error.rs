@@ -156,7 +156,8 @@ impl ClientError {
         text
     }
 
-    fn hint(&self) -> Option<String> {
+    /// What to do about it, when that can be told.
+    pub(crate) fn hint(&self) -> Option<String> {
         match self {
             Self::NoAnswer { .. } => {
                 Some("start one with `sluice up`, or set SLUICE_URL to where it runs".into())

@@ -1,6 +1,6 @@
 //! Services that go away and come back, one at a time.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use reqwest::Method;
 use sluice_shared::{
@@ -8,7 +8,10 @@ use sluice_shared::{
     domain::{JobId, State},
 };
 
-use crate::harness::{Cluster, Service, bounded_by, eventually, prompt, rest};
+use crate::{
+    harness::{Cluster, Service, bounded_by, eventually, prompt, rest},
+    stub::{Play, Stub},
+};
 
 const LIMIT: Duration = Duration::from_secs(240);
 
@@ -172,6 +175,86 @@ async fn while_redis_is_down_everything_but_live_streams_works() {
         cluster.start_service(Service::Redis).await;
         every_api_sees(&cluster, "live", true).await;
         assert_eq!(cluster.run(&tagged("quick")).await.state, State::Succeeded);
+    })
+    .await;
+}
+
+/// A broker that comes back delivers again what it had delivered, and to anyone. The workers that
+/// have it in hand go on, so that whoever gets it must not make it run a second time beside.
+#[tokio::test]
+async fn what_runs_while_rabbitmq_restarts_does_not_run_twice_at_once() {
+    bounded_by(LIMIT, async {
+        let stub = Stub::start(|ask| Play::Slowly(40_000, format!("echo: {}", ask.prompt))).await;
+        let config = format!(
+            "[accounts.long]\nprovider = \"openai\"\nbase_url = \"{}\"\napi_key = \"sk-long\"\n\
+             default_model = \"m\"\nmax_concurrency = 6\n",
+            stub.url()
+        );
+        let cluster = Cluster::distributed(&config, 2, 3, &[Service::RabbitMq]).await;
+        let jobs: Vec<NewJob> = (0..6)
+            .map(|number| prompt(format!("job {number}")))
+            .collect();
+        let ids = cluster.submit_many(&jobs).await;
+        eventually("all run", async || {
+            (stub.count(|_| true) == 6).then_some(())
+        })
+        .await;
+        cluster.kill9_service(Service::RabbitMq).await;
+        cluster.start_service(Service::RabbitMq).await;
+        for job in cluster.wait_all(&ids).await {
+            assert_eq!(job.state, State::Succeeded, "{job:?}");
+        }
+        assert_eq!((stub.most_at_once("sk-long"), stub.count(|_| true)), (6, 6));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_redis_that_hangs_holds_nothing_up() {
+    bounded_by(LIMIT, async {
+        let cluster = Cluster::distributed(CONFIG, 2, 3, &[]).await;
+        cluster.freeze_service(Service::Redis);
+        for round in 0..3 {
+            // Once before anyone has noticed, and then when all have.
+            let before = Instant::now();
+            for _ in 0..5 {
+                assert_eq!(cluster.run(&tagged("quick")).await.state, State::Succeeded);
+            }
+            let took = before.elapsed();
+            assert!(took < Duration::from_secs(15), "round {round}: {took:?}");
+            every_api_sees(&cluster, "live", false).await;
+        }
+        cluster.thaw_service(Service::Redis);
+        every_api_sees(&cluster, "live", true).await;
+        assert_eq!(cluster.run(&tagged("quick")).await.state, State::Succeeded);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_rabbitmq_that_hangs_keeps_no_job_from_being_accepted() {
+    bounded_by(LIMIT, async {
+        let cluster = Cluster::distributed(CONFIG, 2, 3, &[Service::RabbitMq]).await;
+        cluster.freeze_service(Service::RabbitMq);
+        let mut ids: Vec<JobId> = Vec::new();
+        for _ in 0..6 {
+            let before = Instant::now();
+            ids.extend(cluster.submit_many(&vec![tagged("quick"); 20]).await);
+            let took = before.elapsed();
+            assert!(took < Duration::from_secs(5), "{took:?}");
+        }
+        let delay = Some("1h".parse().unwrap());
+        let later = NewJob {
+            delay,
+            ..tagged("quick")
+        };
+        let waiting = cluster.submit(&later).await;
+        cluster.api().cancel(waiting).await;
+        assert_eq!(cluster.wait(waiting).await.state, State::Cancelled);
+        cluster.thaw_service(Service::RabbitMq);
+        for job in cluster.wait_all(&ids).await {
+            assert_eq!((job.state, job.failures), (State::Succeeded, 0), "{job:?}");
+        }
     })
     .await;
 }

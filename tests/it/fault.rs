@@ -69,7 +69,7 @@ async fn nothing_is_lost_when_any_process_of_a_cluster_is_killed() {
             victims.push(Victim::Process(format!("worker-{round}")));
         }
         chance.shuffle(&mut victims);
-        survive(&mut cluster, &stub, &victims, &mut chance).await;
+        Box::pin(survive(&mut cluster, &stub, &victims, &mut chance)).await;
     })
     .await;
 }
@@ -81,7 +81,7 @@ async fn nothing_is_lost_when_the_one_process_is_killed_again_and_again() {
         let stub = provider().await;
         let mut cluster = Cluster::embedded(&config(&stub)).await;
         let victims = vec![Victim::Process("up".into()); 10];
-        survive(&mut cluster, &stub, &victims, &mut chance).await;
+        Box::pin(survive(&mut cluster, &stub, &victims, &mut chance)).await;
     })
     .await;
 }

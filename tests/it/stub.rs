@@ -11,7 +11,7 @@ use std::{
 
 use axum::{
     Json, Router,
-    body::Body,
+    body::{Body, Bytes},
     extract::State,
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
@@ -61,6 +61,8 @@ struct Pages {
     at_once: BTreeMap<String, (usize, usize)>,
     /// Every request's body.
     bodies: String,
+    /// What was sent to it as a collector of traces.
+    exports: Vec<Vec<u8>>,
 }
 
 impl Stub {
@@ -75,6 +77,7 @@ impl Stub {
         let router = Router::new()
             .route("/v1/messages", post(messages))
             .route("/v1/chat/completions", post(completions))
+            .route("/v1/traces", post(traces))
             // The CLI warms its connection up.
             .route("/", any(async || StatusCode::OK))
             .with_state(book.clone());
@@ -126,6 +129,11 @@ impl Stub {
             *prompts.entry(ask.prompt.clone()).or_default() += times;
         }
         prompts
+    }
+
+    /// What was sent to it as a collector of traces.
+    pub(crate) fn exports(&self) -> Vec<Vec<u8>> {
+        self.book.state.lock().unwrap().exports.clone()
     }
 
     /// Everything that was sent, as it came.
@@ -180,6 +188,11 @@ impl Drop for UnderWay {
             *now -= 1;
         }
     }
+}
+
+async fn traces(State(book): State<Arc<Book>>, body: Bytes) -> StatusCode {
+    book.state.lock().unwrap().exports.push(body.to_vec());
+    StatusCode::OK
 }
 
 async fn messages(

@@ -89,16 +89,10 @@ impl ApiError {
 
     /// All of it in one line, for people.
     pub(super) fn detail(&self) -> String {
-        let mut parts = Vec::new();
-        if let Some(status) = self.status {
-            parts.push(format!("HTTP {status}"));
-        }
-        parts.extend(
-            [&self.kind, &self.code]
-                .into_iter()
-                .filter(|part| !part.is_empty())
-                .cloned(),
-        );
+        let status = self.status.map(|status| status.to_string());
+        let mut parts: Vec<&str> = status.iter().flat_map(|status| ["HTTP", status]).collect();
+        parts.extend([self.kind.as_str(), self.code.as_str()]);
+        parts.retain(|part| !part.is_empty());
         parts.dedup();
         let mut detail = parts.join(" ");
         if !self.message.is_empty() {

@@ -108,6 +108,7 @@ async fn a_long_prompt_is_leased_acked_and_renewed() {
     let mut leases: Vec<(Time, Time)> = Vec::new();
     let mut second_began = false;
     while leases.len() < 3 || !second_began {
+        assert!(leases.len() < 100, "the first was never acked");
         let reply = rig.reply().await;
         match reply.report {
             Report::Leased { started_at, until } if reply.job == first.job => {

@@ -279,7 +279,8 @@ fn settings<T: de::DeserializeOwned>(map: Map<String, Value>) -> Result<T, Strin
                 .into(),
         );
     }
-    serde_json::from_value(Value::Object(map)).map_err(|error| error.to_string())
+    // The path, because the error alone does not say which of the settings it is about.
+    serde_path_to_error::deserialize(Value::Object(map)).map_err(|error| error.to_string())
 }
 
 impl TryFrom<RawAccount> for AccountConfig {
@@ -446,5 +447,65 @@ impl AccountConfig {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    fn read(settings: &str) -> Result<Provider, String> {
+        let config = Config::from_toml(&format!("[accounts.a]\n{settings}"));
+        let config = config.map_err(|error| error.to_string())?;
+        Ok(config.accounts["a"].provider.clone())
+    }
+
+    #[test]
+    fn tools_are_off_unless_the_account_allows_them() {
+        let Ok(Provider::ClaudeCli(cli)) = read("provider = \"claude-cli\"") else {
+            panic!()
+        };
+        assert!(!cli.allow_tools);
+        let allowed = read("provider = \"claude-cli\"\nallow_tools = true");
+        let Ok(Provider::ClaudeCli(cli)) = allowed else {
+            panic!()
+        };
+        assert!(cli.allow_tools);
+    }
+
+    #[test]
+    fn the_environment_of_a_program_is_not_shown() {
+        let provider = read(
+            "provider = \"command\"\nargv = [\"cat\"]\nenv = { Token = \"hunter2\" }\n\
+             pass_env = [\"HF_TOKEN\"]",
+        );
+        let Ok(Provider::Command(command)) = provider else {
+            panic!()
+        };
+        assert!(command.env.contains_key("Token"), "names keep their case");
+        assert!(!format!("{command:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn what_cannot_be_is_named_with_its_key() {
+        for (settings, key) in [
+            (
+                "provider = \"openai\"\nbase_url = \"ftp://host\"",
+                "base_url",
+            ),
+            (
+                "provider = \"openai\"\nbase_url = \"http://host\"\nmax_tokens = 0",
+                "max_tokens",
+            ),
+            (
+                "provider = \"command\"\nargv = [\"cat\"]\npass_env = [\"A=B\"]",
+                "pass_env",
+            ),
+            ("provider = \"command\"\nargv = []", "argv"),
+        ] {
+            let error = read(settings).unwrap_err();
+            assert!(error.contains(&format!("accounts.a.{key}")), "{error}");
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! RabbitMQ away: it comes back by itself, as it was, and nothing waits for it for long.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, time::Duration};
 
 use sluice_shared::{
     broker::{Broker, BrokerError},
@@ -285,12 +285,12 @@ async fn what_is_under_way_when_it_goes_is_reported_unconfirmed_or_kept() {
             Err(error) => panic!("{error}"),
         })
         .collect();
-    let there = usize::try_from(site.broker.depth(&account).await.unwrap().ready).unwrap();
+    // What was not confirmed may be there as well, and in between.
     let mut consumer = site.broker.consume(&account, 10_000).await.unwrap();
-    let kept: std::collections::HashSet<JobId> = jobs(&take(&mut consumer, there).await)
-        .into_iter()
-        .collect();
-    assert!(confirmed.iter().all(|job| kept.contains(job)));
+    let mut missing: HashSet<JobId> = confirmed.into_iter().collect();
+    while !missing.is_empty() {
+        missing.remove(&next(&mut consumer).await.dispatch.job);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -320,7 +320,7 @@ async fn many_consumers_come_back_at_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broker_that_is_not_there_yet_is_waited_for() {
     let site = Site::rabbit().await;
-    let proxy = Arc::new(Proxy::start(&Url::parse(site.vhost().url()).unwrap()).await);
+    let proxy = Proxy::start(&Url::parse(site.vhost().url()).unwrap()).await;
     proxy.cut().await;
     let broker = connect(proxy.url()).await;
     assert!(matches!(
@@ -365,102 +365,4 @@ async fn refused_credentials_are_an_error_that_shows_no_password() {
     url.set_path("no-such-vhost");
     let error = try_connect(url.as_str()).await.unwrap_err().to_string();
     assert!(error.contains("no-such-vhost"), "{error}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn tmp_threads() {
-    let site = Site::rabbit().await;
-    let proxy = Proxy::start(&Url::parse(site.vhost().url()).unwrap()).await;
-    let threads = || {
-        std::fs::read_dir("/proc/self/task")
-            .unwrap()
-            .filter(|t| {
-                std::fs::read_to_string(t.as_ref().unwrap().path().join("comm"))
-                    .unwrap_or_default()
-                    .starts_with("lapin")
-            })
-            .count()
-    };
-    println!("site {}", threads());
-    let broker = connect(proxy.url()).await;
-    println!("up {}", threads());
-    for _ in 0..5 {
-        proxy.cut().await;
-        gone(&broker).await;
-        proxy.mend();
-        back(&broker).await;
-    }
-    println!("after 5 cuts {}", threads());
-    proxy.cut().await;
-    proxy.freeze();
-    for _ in 0..4 {
-        time::sleep(Duration::from_secs(11)).await;
-        println!("frozen {}", threads());
-    }
-    proxy.mend();
-    back(&broker).await;
-    time::sleep(Duration::from_secs(1)).await;
-    println!("mended {}", threads());
-    broker.close().await;
-    time::sleep(Duration::from_secs(1)).await;
-    println!("closed {}", threads());
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn tmp_restart() {
-    tracing_subscriber::fmt().with_env_filter("info").init();
-    let site = Site::rabbit().await;
-    let account = site.declared().await;
-    dispatch(&site.broker, &attempts(&account, 100)).await;
-    let mut consumer = site.broker.consume(&account, 10).await.unwrap();
-    let mut controls = site.broker.controls().await.unwrap();
-    take(&mut consumer, 10).await;
-    let wait: u64 = std::env::var("AGE").unwrap().parse().unwrap();
-    time::sleep(Duration::from_secs(wait)).await;
-    for how in ["kill", "stop"] {
-        let run = |what: &str| {
-            assert!(
-                std::process::Command::new("/work/main/deploy/dev/services.sh")
-                    .args(["--dir", "/tmp/contract-services", what, "rabbitmq"])
-                    .status()
-                    .unwrap()
-                    .success()
-            )
-        };
-        run(how);
-        println!("{how}: {:?}", site.broker.ready().await);
-        println!("{:?}", site.broker.dispatch(&attempts(&account, 1)).await);
-        let t = Instant::now();
-        run("start");
-        println!("started after {:?}", t.elapsed());
-        let t = Instant::now();
-        back(&site.broker).await;
-        println!("back after {:?}", t.elapsed());
-        let mut n = 0;
-        eventually(|| async {
-            site.broker
-                .dispatch(&attempts(&account, 1))
-                .await
-                .remove(0)
-                .inspect_err(|e| println!("{e}"))
-                .ok()
-        })
-        .await;
-        while n < 10 {
-            let d = next(&mut consumer).await;
-            assert!(d.redelivered);
-            n += 1;
-        }
-        println!(
-            "redelivered after {:?} {:?}",
-            t.elapsed(),
-            site.broker.depth(&account).await
-        );
-        let control = Control::Cancel {
-            job: JobId::generate(),
-            attempt: 1,
-        };
-        site.broker.control(&control).await.unwrap();
-        assert_eq!(soon(controls.recv()).await, Some(control));
-    }
 }

@@ -295,6 +295,11 @@ async fn check(id: &AccountId, account: &AccountConfig, home: &Home, most: usize
         }
     };
     match tokio::time::timeout(PATIENCE, provider.check()).await {
+        Ok(Check::Ok(found)) if needs_a_model(account) => Finding::notice(
+            name,
+            format!("{found}; but jobs that name no model cannot run here"),
+            format!("set default_model in [accounts.{id}]"),
+        ),
         Ok(Check::Ok(found)) => Finding::good(name, found),
         Ok(Check::Problem { problem, mend }) => Finding::wrong(name, problem, mend),
         Err(_) => Finding::wrong(
@@ -305,15 +310,25 @@ async fn check(id: &AccountId, account: &AccountConfig, home: &Home, most: usize
     }
 }
 
+/// Whether the provider insists on a model and the account has none to fall back on.
+fn needs_a_model(account: &AccountConfig) -> bool {
+    let insists = match &account.provider {
+        config::Provider::Anthropic(_) => true,
+        // A self-hosted server often has one model and asks for no name.
+        config::Provider::OpenAi(api) => api.base_url.is_none(),
+        config::Provider::Simulated(_)
+        | config::Provider::ClaudeCli(_)
+        | config::Provider::Command(_) => false,
+    };
+    insists && account.default_model.is_none() && account.models.len() != 1
+}
+
 /// Whether an API answers, takes our key, and has the same time.
 pub(super) async fn server(client: &Result<Client, ClientError>) -> Vec<Finding> {
     const NAME: &str = "API";
     let refused = |error: &ClientError| {
-        let text = error.explain();
-        let (found, mend) = text
-            .split_once("\nhint: ")
-            .unwrap_or((&text, "see `sluice health`"));
-        Finding::wrong(NAME, found.to_owned(), mend)
+        let mend = error.hint().unwrap_or_else(|| "see `sluice health`".into());
+        Finding::wrong(NAME, error.to_string(), mend)
     };
     let client = match client {
         Ok(client) => client,
@@ -424,6 +439,23 @@ mod tests {
         fs::write(home.admin_key_file(), "k").unwrap();
         chmod(&home.admin_key_file(), 0o644);
         assert_eq!(data_folder(&home)[1].status, Status::Wrong);
+    }
+
+    #[test]
+    fn an_account_without_a_model_is_noticed_where_one_is_needed() {
+        let needs = |lines: &str| {
+            let config = Config::from_toml(&format!("[accounts.a]\n{lines}")).unwrap();
+            config.accounts.values().any(needs_a_model)
+        };
+        let key = "provider = \"anthropic\"\napi_key_env = \"K\"\n";
+        assert!(needs(key));
+        assert!(!needs(&format!("{key}default_model = \"m\"")));
+        assert!(!needs(&format!("{key}models = [\"m\"]")));
+        assert!(needs(&format!("{key}models = [\"m\", \"n\"]")));
+        assert!(!needs(
+            "provider = \"openai\"\nbase_url = \"http://127.0.0.1:1/v1\""
+        ));
+        assert!(!needs("provider = \"simulated\""));
     }
 
     #[test]

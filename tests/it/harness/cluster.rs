@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use nix::sys::signal::Signal;
 use reqwest::Method;
 use sluice_shared::{
     api::{AccountList, JobView, NewJob},
@@ -21,7 +22,7 @@ use tempfile::TempDir;
 
 use super::{
     Client, Port, Service, Truth,
-    process::{Process, Recipe, kill_all, processes_of},
+    process::{Process, Recipe, processes_of, signal_all},
     services::{Addresses, PrivateSet},
     wait::{eventually, eventually_blocking},
 };
@@ -45,6 +46,7 @@ pub(crate) struct Cluster {
     pub(crate) mode: Mode,
     processes: BTreeMap<String, Process>,
     apis: Vec<Client>,
+    worker_health: Vec<Client>,
     submits: AtomicUsize,
     /// The API process that took each job, so that another one can be asked for it.
     taken_by: Mutex<HashMap<JobId, usize>>,
@@ -74,13 +76,22 @@ impl Cluster {
     pub(crate) async fn embedded(config: &str) -> Self {
         let mut cluster = Self::empty(Mode::Embedded, config);
         cluster.add_api("up");
-        cluster.until_up().await;
+        Box::pin(cluster.until_up()).await;
         cluster
     }
 
     /// Starts `apis` API processes and `workers` workers, with services of their own where
     /// `private` says so, and always with a Redis of their own: its wake-ups know no database.
     pub(crate) async fn distributed(
+        config: &str,
+        apis: usize,
+        workers: usize,
+        private: &[Service],
+    ) -> Self {
+        Box::pin(Self::start_distributed(config, apis, workers, private)).await
+    }
+
+    async fn start_distributed(
         config: &str,
         apis: usize,
         workers: usize,
@@ -101,17 +112,13 @@ impl Cluster {
             vhost,
             private,
         });
-        let mut migrate = Process::start(cluster.recipe("migrate", &["migrate"]));
-        eventually("the database is migrated", async || {
-            (!migrate.is_running()).then_some(())
-        })
-        .await;
+        let migrate = Process::start(cluster.recipe("migrate", &["migrate"]));
+        migrate.finish().await;
         for number in 1..=apis {
             cluster.add_api(&format!("api-{number}"));
         }
         for number in 1..=workers {
-            let name = format!("worker-{number}");
-            cluster.add(&name, &["worker", "--id", &name]);
+            cluster.add_worker(&format!("worker-{number}"));
         }
         cluster.until_up().await;
         cluster
@@ -130,6 +137,7 @@ impl Cluster {
             mode,
             processes: BTreeMap::new(),
             apis: Vec::new(),
+            worker_health: Vec::new(),
             submits: AtomicUsize::new(0),
             taken_by: Mutex::new(HashMap::new()),
             distributed: None,
@@ -149,6 +157,15 @@ impl Cluster {
             "api"
         };
         self.add(name, &[role, "--listen", &listen]);
+    }
+
+    fn add_worker(&mut self, name: &str) {
+        let port = Port::lease();
+        let health = format!("127.0.0.1:{}", port.number);
+        self.worker_health
+            .push(Client::new(format!("http://{health}"), ""));
+        self.ports.push(port);
+        self.add(name, &["worker", "--id", name, "--health-listen", &health]);
     }
 
     fn add(&mut self, name: &str, arguments: &[&str]) {
@@ -276,6 +293,11 @@ impl Cluster {
         &self.apis
     }
 
+    /// The small server of each worker process, where it is a process of its own.
+    pub(crate) fn worker_health(&self) -> &[Client] {
+        &self.worker_health
+    }
+
     /// Submits a job, to each API process in turn.
     pub(crate) async fn submit(&self, job: &NewJob) -> JobId {
         self.submit_many(std::slice::from_ref(job)).await[0]
@@ -389,6 +411,16 @@ impl Cluster {
         self.private().kill9(service).await;
     }
 
+    /// Stops a service of its own where it is: it neither answers nor goes away.
+    pub(crate) fn freeze_service(&self, service: Service) {
+        self.private().freeze(service);
+    }
+
+    /// Lets a frozen service go on.
+    pub(crate) fn thaw_service(&self, service: Service) {
+        self.private().thaw(service);
+    }
+
     /// Brings a service of its own back; returns when it serves.
     pub(crate) async fn start_service(&self, service: Service) {
         self.private().start_again(service).await;
@@ -481,7 +513,7 @@ impl Drop for Cluster {
         } else {
             processes_of(dir.path())
         };
-        kill_all(&left);
+        signal_all(&left, Signal::SIGKILL);
         if let Some(distributed) = self.distributed.take() {
             distributed.clean_up();
         }

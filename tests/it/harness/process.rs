@@ -14,7 +14,7 @@ use nix::{
     unistd::Pid,
 };
 
-use super::wait::eventually_within;
+use super::wait::{eventually, eventually_within};
 
 /// The binary under test.
 pub(crate) const SLUICE: &str = env!("CARGO_BIN_EXE_sluice");
@@ -84,10 +84,20 @@ impl Process {
     /// Ends it as a crash does: the whole group, with SIGKILL.
     pub(crate) fn kill9(&mut self) {
         if let Some(mut child) = self.child.take() {
-            // Reaped only here, so that the group is still ours. One that is empty is fine.
-            let _ = killpg(pid(&child), Signal::SIGKILL);
-            child.wait().unwrap();
+            // Once it is reaped, its number may be a stranger's.
+            if child.try_wait().unwrap().is_none() {
+                killpg(pid(&child), Signal::SIGKILL).unwrap();
+                child.wait().unwrap();
+            }
         }
+    }
+
+    /// Waits for an end that must be a good one.
+    pub(crate) async fn finish(mut self) {
+        let what = format!("{} is done", self.recipe.name);
+        let child = self.child.as_mut().expect("it was started");
+        let status = eventually(&what, async || child.try_wait().unwrap()).await;
+        assert!(status.success(), "{status}:\n{}", self.log_tail());
     }
 
     /// Asks it to end, and waits until it has.
@@ -181,10 +191,10 @@ pub(crate) fn processes_of(dir: &Path) -> Vec<(i32, String)> {
     found
 }
 
-/// Ends these processes.
-pub(crate) fn kill_all(processes: &[(i32, String)]) {
+/// Sends a signal to all of these processes.
+pub(crate) fn signal_all(processes: &[(i32, String)], signal: Signal) {
     for (pid, _) in processes {
         // One that has ended meanwhile is fine.
-        let _ = kill(Pid::from_raw(*pid), Signal::SIGKILL);
+        let _ = kill(Pid::from_raw(*pid), signal);
     }
 }

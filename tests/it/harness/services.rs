@@ -6,12 +6,16 @@ use std::{
     process::{Command, Stdio},
 };
 
+use nix::sys::signal::Signal;
 use reqwest::Method;
 use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection};
 use serde_json::json;
 use url::Url;
 
-use super::unique;
+use super::{
+    process::{processes_of, signal_all},
+    unique,
+};
 
 /// A service that Sluice uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -178,6 +182,28 @@ impl PrivateSet {
     pub(crate) async fn kill9(&self, service: Service) {
         assert!(self.has(service), "{service:?} is shared with other tests");
         self.run(&["kill", service.name()]).await;
+    }
+
+    /// Stops every process of a service where it is: it neither answers nor goes away.
+    pub(crate) fn freeze(&self, service: Service) {
+        signal_all(&self.processes(service), Signal::SIGSTOP);
+    }
+
+    /// Lets a service go on.
+    pub(crate) fn thaw(&self, service: Service) {
+        signal_all(&self.processes(service), Signal::SIGCONT);
+    }
+
+    fn processes(&self, service: Service) -> Vec<(i32, String)> {
+        assert!(self.has(service), "{service:?} is shared with other tests");
+        let dir = self.dir.join(service.name());
+        let mut found = processes_of(&dir);
+        // Its data may lie elsewhere, behind a link.
+        if let Ok(place) = fs::canonicalize(dir.join("cluster")) {
+            found.extend(processes_of(&place));
+        }
+        assert!(!found.is_empty(), "{service:?} does not run");
+        found
     }
 
     /// Brings a service back; returns when it serves.

@@ -18,7 +18,6 @@ use super::{
     BrokerError, DeadDelivery, Delivery, ReplyDelivery, Tag,
     acker::{Channels, OpenChannel},
     link::{Backoff, Link, Up},
-    publisher::answer,
     topology::{self, Queue},
 };
 use crate::{
@@ -114,7 +113,7 @@ impl<T> Lane<T> {
         first: &mut Option<oneshot::Sender<Result<(), BrokerError>>>,
         backoff: &mut Backoff,
     ) -> End {
-        let (channel, mut messages) = match answer(self.consume(up)).await {
+        let (channel, mut messages) = match up.answer(self.consume(up)).await {
             Ok(consuming) => consuming,
             Err(error) => return End::Lost(error),
         };
@@ -126,8 +125,12 @@ impl<T> Lane<T> {
                 biased;
                 () = self.link.closed().cancelled() => break End::Retired,
                 () = self.channels.retired.cancelled() => {
-                    self.retire(&channel, &open, &mut messages).await;
+                    self.retire(up, &channel, &open, &mut messages).await;
                     break End::Retired;
+                }
+                () = up.gone() => {
+                    let reason = "the connection was lost".into();
+                    break End::Lost(BrokerError::Unavailable(reason));
                 }
                 message = messages.next() => {
                     if let ControlFlow::Break(error) = self.receive(message, &open) {
@@ -195,22 +198,28 @@ impl<T> Lane<T> {
     }
 
     /// Takes no more, gives back what nobody looked at, and stays until the rest is acked.
-    async fn retire(&self, channel: &Channel, open: &OpenChannel, messages: &mut lapin::Consumer) {
-        let cancelled = async {
-            let cancel = channel.basic_cancel(messages.tag(), BasicCancelOptions::default());
-            if cancel.await.is_err() {
-                return;
-            }
+    async fn retire(
+        &self,
+        up: &Up,
+        channel: &Channel,
+        open: &OpenChannel,
+        messages: &mut lapin::Consumer,
+    ) {
+        let cancelled = up.answer(async {
+            channel
+                .basic_cancel(messages.tag(), BasicCancelOptions::default())
+                .await
+                .map_err(|error| topology::refusal(&error))?;
             // What was on its way; the end of the stream is the end of that.
             while let message @ Some(Ok(_)) = messages.next().await {
                 let _ = self.receive(message, open);
             }
-        };
-        let _ = answer(async {
-            cancelled.await;
             Ok(())
-        })
-        .await;
+        });
+        if cancelled.await.is_err() {
+            // It all goes back with the channel, or has gone with it already.
+            return;
+        }
         self.channels.give_unseen_back(open);
         while !open.is_settled() && channel.status().connected() {
             tokio::select! {
@@ -219,12 +228,13 @@ impl<T> Lane<T> {
                 () = time::sleep(SETTLE_INTERVAL) => {}
             }
         }
-        // Whatever is still unacked goes back with the channel.
-        let _ = answer(async {
-            let _ = channel.close(200, "retired".into()).await;
-            Ok(())
-        })
-        .await;
+        // An error says that it is closed already.
+        let _ = up
+            .answer(async {
+                let closed = channel.close(200, "retired".into()).await;
+                closed.map_err(|error| topology::refusal(&error))
+            })
+            .await;
     }
 }
 
@@ -255,7 +265,7 @@ pub(super) async fn listen(
             up = link.up() => up,
         };
         let Some(up) = up else { return };
-        match answer(subscribe(&up)).await {
+        match up.answer(subscribe(&up)).await {
             Ok((_channel, mut messages)) => {
                 backoff = Backoff::default();
                 tell(&mut first, Ok(()));
@@ -263,6 +273,7 @@ pub(super) async fn listen(
                     let message = tokio::select! {
                         () = controls.closed() => return,
                         () = link.closed().cancelled() => return,
+                        () = up.gone() => break,
                         message = messages.next() => message,
                     };
                     let Some(Ok(message)) = message else { break };

@@ -21,7 +21,7 @@ use lapin::{
 use tokio::{sync::watch, time};
 use tokio_util::sync::CancellationToken;
 
-use super::{BrokerError, publisher::answer, topology};
+use super::{BrokerError, topology};
 use crate::clock;
 
 /// How long a TCP connection may take, name look-up and TLS included.
@@ -29,6 +29,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long RabbitMQ may take to greet us after that.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long it may take to answer anything else.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a goodbye may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -64,6 +67,7 @@ pub(super) struct Up {
     pub(super) epoch: u64,
     pub(super) connection: Arc<Connection>,
     socket: Socket,
+    gone: CancellationToken,
 }
 
 /// A second handle to the connection's socket. lapin has no way to give up a connection that
@@ -178,7 +182,24 @@ impl Up {
         self.socket.cut();
     }
 
-    /// Returns when the connection is lost.
+    /// Waits for an answer of RabbitMQ's, but not for ever, and not when it is gone.
+    pub(super) async fn answer<T>(
+        &self,
+        answer: impl Future<Output = Result<T, BrokerError>>,
+    ) -> Result<T, BrokerError> {
+        tokio::select! {
+            biased;
+            answer = within_answer_timeout(answer) => answer,
+            () = self.gone() => Err(BrokerError::Unavailable("the connection was lost".into())),
+        }
+    }
+
+    /// Returns when the connection is lost and known to be.
+    pub(super) async fn gone(&self) {
+        self.gone.cancelled().await;
+    }
+
+    /// Finds out when the connection is lost.
     async fn lost(&self) {
         let mut events = Box::pin(self.connection.events_listener());
         while self.connection.status().connected() {
@@ -223,15 +244,17 @@ async fn keep_up(address: Address, state: watch::Sender<State>, closed: Cancella
                         let goodbye = up.connection.close(200, "closed".into());
                         let _ = time::timeout(CLOSE_TIMEOUT, goodbye).await;
                         up.cut();
+                        up.gone.cancel();
                         return;
                     }
                     () = up.lost() => {}
                 }
-                up.cut();
                 tracing::warn!(connection = address.name, "lost RabbitMQ, connecting again");
                 state.send_replace(State::Down(BrokerError::Unavailable(
                     "the connection was lost, it is being made again".into(),
                 )));
+                up.cut();
+                up.gone.cancel();
             }
             Err(failure) => {
                 let first = matches!(&*state.borrow(), State::Connecting);
@@ -307,6 +330,7 @@ async fn connect(address: &Address, epoch: u64) -> Result<Up, Failure> {
             epoch,
             connection: Arc::new(connection),
             socket,
+            gone: CancellationToken::new(),
         }),
         Err(failure) => {
             socket.cut();
@@ -352,7 +376,7 @@ async fn open(address: &Address, socket: &Socket) -> Result<Connection, Failure>
 }
 
 async fn declare(connection: &Connection) -> Result<(), Failure> {
-    let declared = answer(async {
+    let declared = within_answer_timeout(async {
         let channel = connection
             .create_channel()
             .await
@@ -363,6 +387,19 @@ async fn declare(connection: &Connection) -> Result<(), Failure> {
         error,
         hopeless: false,
     })
+}
+
+async fn within_answer_timeout<T>(
+    answer: impl Future<Output = Result<T, BrokerError>>,
+) -> Result<T, BrokerError> {
+    time::timeout(ANSWER_TIMEOUT, answer)
+        .await
+        .unwrap_or_else(|_| {
+            let seconds = ANSWER_TIMEOUT.as_secs();
+            Err(BrokerError::Unavailable(format!(
+                "no answer for {seconds} s"
+            )))
+        })
 }
 
 /// Growing waits between tries, spread so that a hundred workers do not come back as one.

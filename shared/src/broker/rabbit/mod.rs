@@ -15,7 +15,6 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use lapin::{
     BasicProperties,
-    options::QueueDeclareOptions,
     types::{AMQPValue, FieldTable, ShortString},
 };
 use secrecy::ExposeSecret;
@@ -37,7 +36,7 @@ use self::{
     acker::Channels,
     consumer::{Lane, Read, lanes, listen},
     link::{Address, Link},
-    publisher::{LARGEST_MESSAGE, Message, Publisher, answer},
+    publisher::{LARGEST_MESSAGE, Message, Publisher},
     topology::{CONTROL_EXCHANGE, JOBS_EXCHANGE, Queue, REPLY_QUEUE, routing_key},
 };
 use super::{
@@ -102,10 +101,11 @@ impl Rabbit {
     }
 
     pub(super) async fn declare(&self, account: &AccountId) -> Result<(), BrokerError> {
+        let queue = Queue::Jobs(account.clone());
         let lease = self.0.publisher.lease().await?;
-        answer(Queue::Jobs(account.clone()).declare(&lease.channel)).await?;
-        lease.end();
-        Ok(())
+        lease
+            .ask(async |channel| queue.declare(channel).await)
+            .await
     }
 
     pub(super) async fn dispatch(&self, attempts: &[Dispatch]) -> Vec<Result<(), BrokerError>> {
@@ -244,19 +244,9 @@ impl Rabbit {
 
     async fn depth_of(&self, queue: ShortString) -> Result<Depth, BrokerError> {
         let lease = self.0.publisher.lease().await?;
-        let options = QueueDeclareOptions {
-            passive: true,
-            ..Default::default()
-        };
-        let look = lease
-            .channel
-            .queue_declare(queue, options, FieldTable::default());
-        let queue = answer(async { look.await.map_err(|error| topology::refusal(&error)) }).await?;
-        lease.end();
-        Ok(Depth {
-            ready: queue.message_count().into(),
-            consumers: queue.consumer_count(),
-        })
+        lease
+            .ask(async |channel| topology::depth(channel, queue).await)
+            .await
     }
 
     async fn consumer<T: Send + 'static>(

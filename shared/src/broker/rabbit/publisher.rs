@@ -1,10 +1,11 @@
 //! Publishing, with a confirm for every message.
 //!
-//! **One batch, one channel.** A batch has a channel to itself from its first message to its last
-//! confirm. That is what makes its results exact: lapin hangs a returned message on whichever
-//! confirm of the channel comes next, so the returns of two batches on one channel would mix. It
-//! also means that batches do not wait for each other, and that a message which makes RabbitMQ
-//! close the channel takes nobody else's down.
+//! **One batch, one channel.** What goes to one queue at one time is a batch, and a batch has a
+//! channel to itself from its first message to its last confirm. That is what makes its results
+//! exact: lapin hangs a returned message on whichever confirm of the channel comes next, so the
+//! returns of two batches on one channel would mix. It also keeps trouble apart: a queue that has
+//! lost its quorum blocks the channels that publish to it, and a message that is too large closes
+//! its channel, and in both cases nobody else is on it.
 
 use std::{
     collections::HashMap,
@@ -13,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use futures::FutureExt;
+use futures::{FutureExt, future::join_all};
 use lapin::{
     BasicProperties, Channel, Confirmation, ErrorKind,
     options::{BasicPublishOptions, ConfirmSelectOptions},
@@ -21,7 +22,7 @@ use lapin::{
 };
 use tokio::{
     sync::{Semaphore, SemaphorePermit},
-    time,
+    time::{self, Instant},
 };
 
 use super::{
@@ -30,37 +31,31 @@ use super::{
 };
 
 /// Batches under way at once; more wait for a channel.
-const CHANNELS: usize = 64;
+const CHANNELS: usize = 128;
 
 /// How long RabbitMQ may take to confirm a batch. Then it is not known what became of it.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long it may take for anything else.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a queue that did not confirm in that time is left alone, so that not every caller
+/// waits for it in vain.
+const LEFT_ALONE: Duration = Duration::from_secs(30);
 
 /// The largest message: what RabbitMQ 4 takes when it is not told otherwise.
 pub(super) const LARGEST_MESSAGE: usize = 16 * 1024 * 1024;
 
-/// The largest message that shares a channel with others.
+/// The largest message that shares a batch with others.
 const LARGEST_SMALL_MESSAGE: usize = 256 * 1024;
 
 /// A message on its way out.
-#[derive(Clone)]
 pub(super) struct Message<'a> {
     pub(super) exchange: &'static str,
     pub(super) routing_key: ShortString,
     /// Whether it must end in a queue.
     pub(super) mandatory: bool,
-    /// Unique within its batch: by this it is known when it is returned.
+    /// Unique among those published with it: by this it is known when it is returned.
     pub(super) id: String,
     pub(super) properties: BasicProperties,
     pub(super) body: &'a [u8],
-}
-
-impl Message<'_> {
-    fn is_small(&self) -> bool {
-        self.body.len() <= LARGEST_SMALL_MESSAGE
-    }
 }
 
 /// The publishing connection and its channels.
@@ -68,14 +63,16 @@ pub(super) struct Publisher {
     link: Link,
     idle: Mutex<Vec<(u64, Channel)>>,
     room: Semaphore,
+    /// The routing keys of the queues that do not confirm, and until when to leave them alone.
+    stuck: Mutex<HashMap<ShortString, Instant>>,
 }
 
-/// A channel in use by one batch. It is closed when this is dropped; [`Lease::end`] keeps it.
+/// A channel in use by one caller. It is closed when this is dropped.
 pub(super) struct Lease<'a> {
     publisher: &'a Publisher,
     _permit: SemaphorePermit<'a>,
     up: Up,
-    pub(super) channel: Channel,
+    channel: Channel,
 }
 
 impl Publisher {
@@ -84,6 +81,7 @@ impl Publisher {
             link,
             idle: Mutex::default(),
             room: Semaphore::new(CHANNELS),
+            stuck: Mutex::default(),
         }
     }
 
@@ -103,7 +101,7 @@ impl Publisher {
         let up = self.link.now()?;
         let channel = match self.idle_channel(up.epoch) {
             Some(channel) => channel,
-            None => answer(open_channel(&up)).await?,
+            None => up.answer(open_channel(&up)).await?,
         };
         Ok(Lease {
             publisher: self,
@@ -115,68 +113,82 @@ impl Publisher {
 
     /// Publishes messages and waits until each is confirmed: one result per message.
     pub(super) async fn publish(&self, messages: &[Message<'_>]) -> Vec<Result<(), BrokerError>> {
-        if messages.iter().all(Message::is_small) {
-            return self.publish_batch(messages).await;
+        let batches = batches(messages);
+        let publishing = batches.iter().map(async |batch| {
+            let batch: Vec<_> = batch.iter().map(|index| &messages[*index]).collect();
+            self.publish_batch(&batch).await
+        });
+        let mut results = vec![Err(unconfirmed()); messages.len()];
+        for (batch, of_batch) in batches.iter().zip(join_all(publishing).await) {
+            for (index, result) in batch.iter().zip(of_batch) {
+                results[*index] = result;
+            }
         }
-        // RabbitMQ answers a message that is too large for it by closing the channel, and the
-        // connection when it finds more on it. So a large one travels alone.
-        let small: Vec<_> = messages
-            .iter()
-            .filter(|message| message.is_small())
-            .cloned()
-            .collect();
-        let large: Vec<_> = messages
-            .iter()
-            .filter(|message| !message.is_small())
-            .collect();
-        let large = large.into_iter().map(|message| self.publish_large(message));
-        let (small, large) =
-            tokio::join!(self.publish_batch(&small), futures::future::join_all(large));
-        let (mut small, mut large) = (small.into_iter(), large.into_iter());
-        messages
-            .iter()
-            .map(|message| {
-                if message.is_small() {
-                    small.next()
-                } else {
-                    large.next()
-                }
-            })
-            .map(|result| result.unwrap_or_else(|| Err(unconfirmed())))
-            .collect()
+        results
     }
 
-    async fn publish_large(&self, message: &Message<'_>) -> Result<(), BrokerError> {
-        if message.body.len() > LARGEST_MESSAGE {
-            let length = message.body.len();
-            return Err(BrokerError::Message(format!(
-                "it has {length} bytes, and {LARGEST_MESSAGE} is the most"
-            )));
-        }
-        self.publish_batch(std::slice::from_ref(message))
-            .await
-            .remove(0)
-    }
-
-    async fn publish_batch(&self, batch: &[Message<'_>]) -> Vec<Result<(), BrokerError>> {
-        if batch.is_empty() {
-            return Vec::new();
-        }
-        let lease = match self.lease().await {
+    /// Publishes what goes to one queue.
+    async fn publish_batch(&self, batch: &[&Message<'_>]) -> Vec<Result<(), BrokerError>> {
+        let lease = match self.check(batch) {
+            Ok(()) => self.lease().await,
+            Err(error) => Err(error),
+        };
+        let lease = match lease {
             Ok(lease) => lease,
             Err(error) => return vec![Err(error); batch.len()],
         };
         let mut results = vec![Err(unconfirmed()); batch.len()];
-        let finished = time::timeout(CONFIRM_TIMEOUT, lease.publish(batch, &mut results))
-            .await
-            .is_ok();
-        if finished {
-            lease.end();
-        } else {
-            // Late confirms would be of no use to anyone, and neither is a connection like this.
-            lease.up.cut();
+        let mut returned = HashMap::new();
+        let publishing = lease.publish(batch, &mut results, &mut returned);
+        tokio::select! {
+            biased;
+            finished = time::timeout(CONFIRM_TIMEOUT, publishing) => {
+                if finished.is_ok() {
+                    lease.end();
+                } else if let Some(message) = batch.first() {
+                    let until = Instant::now() + LEFT_ALONE;
+                    self.stuck().insert(message.routing_key.clone(), until);
+                }
+            }
+            // lapin ends what it waits for then, but for what it was asked at that very moment.
+            () = lease.up.gone() => {}
+        }
+        if !returned.is_empty() {
+            for (message, result) in batch.iter().zip(&mut results) {
+                if let Some(reason) = returned.remove(message.id.as_str()) {
+                    *result = Err(BrokerError::Unroutable(reason));
+                }
+            }
         }
         results
+    }
+
+    /// Whether it is of any use to try and publish this.
+    fn check(&self, batch: &[&Message<'_>]) -> Result<(), BrokerError> {
+        let Some(message) = batch.first() else {
+            return Ok(());
+        };
+        let length = message.body.len();
+        if length > LARGEST_MESSAGE {
+            let reason = format!("it has {length} bytes, and {LARGEST_MESSAGE} is the most");
+            return Err(BrokerError::Message(reason));
+        }
+        let mut stuck = self.stuck();
+        match stuck.get(&message.routing_key) {
+            Some(until) if *until > Instant::now() => {
+                let reason = "its queue did not confirm what was published lately";
+                Err(BrokerError::Unavailable(reason.into()))
+            }
+            Some(_) => {
+                stuck.remove(&message.routing_key);
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn stuck(&self) -> MutexGuard<'_, HashMap<ShortString, Instant>> {
+        self.stuck.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn idle_channel(&self, epoch: u64) -> Option<Channel> {
@@ -191,14 +203,29 @@ impl Publisher {
 }
 
 impl Lease<'_> {
+    /// Asks something on the channel. An error closes it.
+    pub(super) async fn ask<T>(
+        self,
+        question: impl AsyncFnOnce(&Channel) -> Result<T, BrokerError>,
+    ) -> Result<T, BrokerError> {
+        let answer = self.up.answer(question(&self.channel)).await?;
+        self.end();
+        Ok(answer)
+    }
+
     /// Gives the channel to the next batch, if it still serves.
-    pub(super) fn end(self) {
+    fn end(self) {
         if self.channel.status().connected() {
             self.publisher.idle().push((self.up.epoch, self.channel));
         }
     }
 
-    async fn publish(&self, batch: &[Message<'_>], results: &mut [Result<(), BrokerError>]) {
+    async fn publish(
+        &self,
+        batch: &[&Message<'_>],
+        results: &mut [Result<(), BrokerError>],
+        returned: &mut HashMap<String, String>,
+    ) {
         let mut written = Vec::with_capacity(batch.len());
         for message in batch {
             let mut write = Box::pin(
@@ -221,7 +248,6 @@ impl Lease<'_> {
             let done = write.as_mut().now_or_never();
             written.push((write, done));
         }
-        let mut returned = HashMap::new();
         for ((write, done), result) in written.into_iter().zip(results.iter_mut()) {
             let confirm = match done {
                 Some(done) => done,
@@ -238,19 +264,11 @@ impl Lease<'_> {
                     } else {
                         Err(BrokerError::NotConfirmed("RabbitMQ refused it".into()))
                     };
-                    note_return(confirmation, &mut returned);
+                    note_return(confirmation, returned);
                     outcome
                 }
                 Err(error) => Err(self.failure(&error)),
             };
-        }
-        if returned.is_empty() {
-            return;
-        }
-        for (message, result) in batch.iter().zip(results) {
-            if let Some(reason) = returned.remove(message.id.as_str()) {
-                *result = Err(BrokerError::Unroutable(reason));
-            }
         }
     }
 
@@ -265,6 +283,27 @@ impl Lease<'_> {
         }
         BrokerError::NotConfirmed(error.to_string())
     }
+}
+
+/// What can be published as one: the messages to one queue, and a large one alone, since RabbitMQ
+/// answers one that is too large for it by closing the channel.
+fn batches(messages: &[Message<'_>]) -> Vec<Vec<usize>> {
+    let mut batches: Vec<Vec<usize>> = Vec::new();
+    let mut of_queue: HashMap<&str, usize> = HashMap::new();
+    for (index, message) in messages.iter().enumerate() {
+        if message.body.len() > LARGEST_SMALL_MESSAGE {
+            batches.push(vec![index]);
+            continue;
+        }
+        match of_queue.get(message.routing_key.as_str()) {
+            Some(batch) => batches[*batch].push(index),
+            None => {
+                of_queue.insert(message.routing_key.as_str(), batches.len());
+                batches.push(vec![index]);
+            }
+        }
+    }
+    batches
 }
 
 /// Remembers a message that came back. It need not be the one that the confirm is about.
@@ -287,22 +326,8 @@ async fn open_channel(up: &Up) -> Result<Channel, BrokerError> {
     Ok(channel)
 }
 
-/// Waits for an answer of RabbitMQ's, but not for ever.
-pub(super) async fn answer<T>(
-    answer: impl Future<Output = Result<T, BrokerError>>,
-) -> Result<T, BrokerError> {
-    time::timeout(ANSWER_TIMEOUT, answer)
-        .await
-        .unwrap_or_else(|_| {
-            let seconds = ANSWER_TIMEOUT.as_secs();
-            Err(BrokerError::Unavailable(format!(
-                "no answer for {seconds} s"
-            )))
-        })
-}
-
 fn unconfirmed() -> BrokerError {
-    BrokerError::NotConfirmed(format!("no confirm within {} s", CONFIRM_TIMEOUT.as_secs()))
+    BrokerError::NotConfirmed("RabbitMQ did not say what became of it".into())
 }
 
 impl fmt::Debug for Publisher {

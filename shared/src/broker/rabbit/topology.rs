@@ -7,7 +7,7 @@ use lapin::{
     types::{AMQPValue, FieldTable, ShortString},
 };
 
-use super::BrokerError;
+use super::{BrokerError, Depth};
 use crate::{
     broker::{DELIVERY_LIMIT, jobs_queue},
     domain::AccountId,
@@ -113,6 +113,22 @@ pub(super) async fn declare_control_queue(channel: &Channel) -> Result<ShortStri
     );
     bound.await.map_err(|error| refusal(&error))?;
     Ok(queue.name().clone())
+}
+
+/// What is in a queue, without touching it.
+pub(super) async fn depth(channel: &Channel, queue: ShortString) -> Result<Depth, BrokerError> {
+    let options = QueueDeclareOptions {
+        passive: true,
+        ..Default::default()
+    };
+    let queue = channel
+        .queue_declare(queue, options, FieldTable::default())
+        .await
+        .map_err(|error| refusal(&error))?;
+    Ok(Depth {
+        ready: queue.message_count().into(),
+        consumers: queue.consumer_count(),
+    })
 }
 
 /// What an error to a declaration or a look at a queue means.
