@@ -149,7 +149,10 @@ mod tests {
     use tokio::task::JoinSet;
 
     use super::*;
-    use crate::provider::Sink;
+    use crate::{
+        provider::Sink,
+        testing::{in_time, until},
+    };
 
     async fn appended(live: &Live, job: JobId) -> Vec<String> {
         let pieces = live
@@ -213,7 +216,7 @@ mod tests {
         let pumping = streams(&live);
         pump.spawn(async move { pumping.pump(job, 1, text).await });
         sink.text("first");
-        crate::testing::until(async || !appended(&live, job).await.is_empty()).await;
+        until(async || !appended(&live, job).await.is_empty()).await;
         sink.text(" and last");
         drop(sink);
         pump.join_next().await.unwrap().unwrap();
@@ -230,7 +233,7 @@ mod tests {
         let (sink, text) = Sink::new();
         sink.text("nobody will hear this");
         // It ends although the sink is open.
-        streams.pump(JobId::generate(), 1, text).await;
+        in_time(streams.pump(JobId::generate(), 1, text)).await;
         assert!(streams.are_down());
         sink.text("nor this");
     }

@@ -272,6 +272,8 @@ async fn recover(app: &App) -> anyhow::Result<()> {
             .map(|attempt| Verdict::Lost {
                 job: attempt.job,
                 attempt: attempt.attempt,
+                // A `started` on its way through the in-process broker died with it.
+                began: true,
             })
             .collect();
         let settled = app.store.settle(&verdicts, now, clock::chance).await?;

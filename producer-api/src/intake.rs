@@ -116,6 +116,7 @@ async fn dead(app: &App, mut consumer: Consumer<DeadDelivery>, shutdown: &Cancel
                 let lost = Verdict::Lost {
                     job: dispatch.job,
                     attempt: dispatch.attempt,
+                    began: false,
                 };
                 if !app.settle_until(&[lost], shutdown).await {
                     return;

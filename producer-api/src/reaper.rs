@@ -127,7 +127,11 @@ async fn look(app: &App, suspicion: &mut Suspicion, now: Time) {
     tracing::warn!(attempts = lost.len(), "attempts were lost and are given up");
     let verdicts: Vec<Verdict> = lost
         .into_iter()
-        .map(|(job, attempt)| Verdict::Lost { job, attempt })
+        .map(|(job, attempt)| Verdict::Lost {
+            job,
+            attempt,
+            began: false,
+        })
         .collect();
     app.settle(&verdicts).await;
 }

@@ -378,6 +378,7 @@ async fn an_attempt_is_settled_once(store: Store) {
             Verdict::Lost {
                 job: ids[0],
                 attempt: 1,
+                began: false,
             },
         ],
     )
@@ -399,6 +400,7 @@ async fn a_superseded_attempt_changes_nothing(store: Store) {
         &[Verdict::Lost {
             job: ids[0],
             attempt: 1,
+            began: false,
         }],
     )
     .await;
@@ -556,6 +558,7 @@ async fn slots_are_counted_right(store: Store) {
             2 => Verdict::Lost {
                 job: dispatch.job,
                 attempt: 1,
+                began: false,
             },
             _ => Verdict::Unpublished {
                 job: dispatch.job,

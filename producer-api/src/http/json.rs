@@ -1,6 +1,6 @@
 //! JSON from a client: parsed once, and explained when it is wrong.
 
-use std::fmt;
+use std::{fmt, marker::PhantomData};
 
 use serde::de::{self, DeserializeSeed, IgnoredAny, SeqAccess, Visitor};
 use serde_path_to_error::Track;
@@ -79,7 +79,7 @@ fn plain_words(message: &str) -> String {
 #[derive(Debug)]
 pub(super) struct AtMost<T> {
     most: usize,
-    element: std::marker::PhantomData<T>,
+    element: PhantomData<T>,
 }
 
 impl<T> Clone for AtMost<T> {
@@ -101,7 +101,7 @@ impl<T> AtMost<T> {
     pub(super) fn new(most: usize) -> Self {
         Self {
             most,
-            element: std::marker::PhantomData,
+            element: PhantomData,
         }
     }
 }
@@ -124,7 +124,7 @@ impl<'de, T: de::Deserialize<'de>> Visitor<'de> for AtMost<T> {
     fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<Self::Value, A::Error> {
         let mut elements = Vec::new();
         while elements.len() < self.most {
-            match array.next_element()? {
+            match array.next_element_seed(Object(PhantomData))? {
                 Some(element) => elements.push(element),
                 None => {
                     return Ok(Kept {
@@ -142,9 +142,31 @@ impl<'de, T: de::Deserialize<'de>> Visitor<'de> for AtMost<T> {
     }
 }
 
+/// A value that is written as an object: a derived struct would take an array of its fields too.
+struct Object<T>(PhantomData<T>);
+
+impl<'de, T: de::Deserialize<'de>> DeserializeSeed<'de> for Object<T> {
+    type Value = T;
+
+    fn deserialize<D: de::Deserializer<'de>>(self, json: D) -> Result<T, D::Error> {
+        json.deserialize_map(self)
+    }
+}
+
+impl<'de, T: de::Deserialize<'de>> Visitor<'de> for Object<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
+        T::deserialize(de::value::MapAccessDeserializer::new(map))
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::marker::PhantomData;
 
     use sluice_shared::api::NewJob;
 

@@ -85,12 +85,13 @@ fn at_fault(lane: &Lane, accounts: &[Account]) -> (&'static str, String) {
         );
     }
     // Each part can be had, but not all from one account.
-    let model = if lane.model.is_some() {
-        " together with the model"
-    } else {
-        ""
-    };
-    ("tags", format!("no account has all of these tags{model}"))
+    let tags = list(lane.tags.iter().map(String::as_str));
+    let model = lane
+        .model
+        .as_ref()
+        .map(|model| format!(" together with the model `{}`", clip(model)))
+        .unwrap_or_default();
+    ("tags", format!("{who} all of the tags {tags}{model}"))
 }
 
 fn list<'a>(names: impl Iterator<Item = &'a str>) -> String {

@@ -25,7 +25,7 @@ const DRAIN: Duration = Duration::from_secs(20);
 const REST: Duration = Duration::from_millis(500);
 
 /// How long a client that is still sending is listened to after its answer, and how much.
-const LINGER: Duration = Duration::from_secs(2);
+const LINGER: Duration = Duration::from_secs(5);
 const MOST_LINGERING: u64 = 16 * 1024 * 1024;
 
 /// Serves until `shutdown`, then until the requests that are under way have been answered. A

@@ -32,6 +32,8 @@ pub enum Verdict {
         job: JobId,
         /// Which attempt.
         attempt: u32,
+        /// It may have begun without the truth plane having heard of it.
+        began: bool,
     },
     /// It was never published: back to the backlog, as if nothing had been.
     Unpublished {
@@ -297,8 +299,8 @@ fn decide<'a>(
                 Some(lost("returned", reason)),
             )),
         },
-        Verdict::Lost { .. } => {
-            let settlement = entry.job.lost(attempt, false, now)?;
+        Verdict::Lost { began, .. } => {
+            let settlement = entry.job.lost(attempt, *began, now)?;
             Ok((
                 settlement,
                 Some(lost("lost", "nobody was running it any more")),

@@ -197,20 +197,13 @@ async fn control_replies_and_dead_letters_come_back_too() {
         job: JobId::generate(),
         attempt: 1,
     };
-    eventually(|| async {
-        // Whoever is away does not hear it.
-        site.broker.control(&control).await.unwrap();
-        time::sleep(Duration::from_millis(50)).await;
-        Some(())
-    })
-    .await;
+    // Whoever is away does not hear it, so it is said until it is heard.
     let heard = soon(async {
         loop {
-            tokio::select! {
-                heard = controls.recv() => return heard,
-                () = time::sleep(Duration::from_millis(50)) => {
-                    site.broker.control(&control).await.unwrap();
-                }
+            site.broker.control(&control).await.unwrap();
+            let heard = time::timeout(Duration::from_millis(50), controls.recv());
+            if let Ok(heard) = heard.await {
+                return heard;
             }
         }
     });
