@@ -416,7 +416,7 @@ mod tests {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("redis://{}/", listener.local_addr().unwrap()).into();
         let live = Live::connect(&sluice_shared::config::Redis { url }).unwrap();
-        let account = account("latency = \"50ms\"");
+        let account = account("latency = \"120ms\"");
         let (engine, _publisher) = engine(&account, Broker::in_process(), live);
         let dispatch = dispatch(Delivery::AtLeastOnce);
         let attempt = Attempt::new(account, &dispatch);

@@ -445,4 +445,21 @@ mod tests {
         }
         assert!(messages <= 10, "{messages} messages");
     }
+
+    #[tokio::test]
+    async fn the_publisher_does_not_end_with_a_reply_unconfirmed() {
+        let outage = Arc::new(Outage::of("the broker"));
+        let hands = Arc::new(Hands::new(1));
+        let broker = absent_broker().await;
+        let (replies, publisher) = channel("tester".into(), broker, hands, outage.clone());
+        let attempt = Attempt::new(account(""), &dispatch(Delivery::AtLeastOnce));
+        replies.send(&attempt, Report::Redelivered, Then::Nothing);
+        let finish = CancellationToken::new();
+        finish.cancel();
+        let mut publishing = JoinSet::new();
+        publishing.spawn(publisher.run(finish));
+        until(async || outage.is_on()).await;
+        assert!(publishing.try_join_next().is_none());
+        assert_eq!(replies.pending(), 1);
+    }
 }

@@ -241,6 +241,10 @@ async fn a_worker_that_stops_takes_nothing_new() {
     rig.dispatch(&running).await;
     rig.reply_to(&running).await;
     rig.dispatch(&waiting).await;
+    rig.shutdown.cancel();
+    // At once, and not when the last prompt has ended: others must get what comes meanwhile.
+    until(async || rig.broker.depth(&account_id()).await.unwrap().consumers == 0).await;
+    assert_eq!(rig.live.workers().await.unwrap()[0].in_flight.len(), 1);
     rig.stop().await.unwrap();
     // It never left its queue: another worker will not even see a redelivery.
     let mut next = rig.broker.consume(&account_id(), 1).await.unwrap();

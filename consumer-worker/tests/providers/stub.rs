@@ -1,6 +1,6 @@
 //! A server that plays Anthropic's Messages API and OpenAI's chat completions, for tests: it
 //! answers as it is told to and keeps what it was asked. Needs nothing but its imports, so that
-//! other test binaries can take it in by `#[path]`.
+//! other test binaries can take it in by `#[path]` (expecting `dead_code` where they use a part).
 //!
 //! Without a word it answers every prompt at once and well.
 

@@ -8,6 +8,7 @@ mod accounts;
 mod bulk;
 mod claim;
 mod entity;
+mod history;
 mod keys;
 mod query;
 mod settle;

@@ -7,7 +7,7 @@ use sea_orm::{
 };
 use sluice_shared::{
     domain::{
-        Cooldown, Delivery, Event, Job, JobId, Outcome, Settlement, Standing, State, Time, Usage,
+        Cooldown, Delivery, Event, Job, JobId, Outcome, Settlement, Standing, State, Time,
         job::Refused,
     },
     message::{Reply, Report},
@@ -18,7 +18,8 @@ use super::{
     bulk::{Column, Rows},
     count,
     entity::{account_state, job},
-    for_update, to_json,
+    for_update,
+    history::{Ending, History},
 };
 
 /// What to do about one attempt: a worker's report, or a finding of the API itself.
@@ -82,27 +83,11 @@ struct Open {
     changed: bool,
 }
 
-/// The columns of an attempt's history that its verdict decides.
-struct Ending<'a> {
-    name: &'static str,
-    error: Option<(&'a str, &'a str)>,
-    started_at: Option<Time>,
-    finished_at: Time,
-    outcome: Option<&'a Outcome>,
-}
-
 /// What a batch of verdicts gives back to an account.
 #[derive(Default)]
 struct Freed {
     slots: i64,
     answered: bool,
-}
-
-#[derive(Default)]
-struct History {
-    jobs: Vec<uuid::Uuid>,
-    texts: [Vec<String>; 6],
-    numbers: [Vec<i64>; 7],
 }
 
 impl Store {
@@ -456,111 +441,6 @@ async fn write_jobs(tx: &DatabaseTransaction, mut open: Vec<Open>) -> Result<(),
     )
     .await?;
     Ok(())
-}
-
-impl History {
-    fn push(
-        &mut self,
-        row: &job::Model,
-        verdict: &Verdict,
-        ending: &Ending<'_>,
-    ) -> Result<(), StoreError> {
-        let worker = match verdict {
-            Verdict::Report(reply) => reply.worker.clone(),
-            Verdict::Lost { .. } | Verdict::Unpublished { .. } => {
-                row.worker.clone().unwrap_or_default()
-            }
-        };
-        let (usage, answer) = match ending.outcome {
-            Some(Outcome::Completed(completion)) => {
-                (completion.usage, to_json("answer", completion)?)
-            }
-            _ => (Usage::default(), String::new()),
-        };
-        let (code, message) = ending.error.unwrap_or_default();
-        self.jobs.push(row.id);
-        let values = [
-            row.account.clone().unwrap_or_default(),
-            worker,
-            ending.name.to_owned(),
-            code.to_owned(),
-            message.to_owned(),
-            answer,
-        ];
-        for (column, value) in self.texts.iter_mut().zip(values) {
-            column.push(value);
-        }
-        let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
-        let values = [
-            row.attempt,
-            row.dispatched_at.unwrap_or(row.created_at),
-            ending
-                .started_at
-                .map(Time::as_millis)
-                .or(row.started_at)
-                .unwrap_or(0),
-            ending.finished_at.as_millis(),
-            number(usage.input_tokens),
-            number(usage.output_tokens),
-            usage.cost_microusd.map_or(-1, number),
-        ];
-        for (column, value) in self.numbers.iter_mut().zip(values) {
-            column.push(value);
-        }
-        Ok(())
-    }
-
-    async fn write(self, tx: &DatabaseTransaction) -> Result<(), StoreError> {
-        let [account, worker, outcome, code, message, answer] = self.texts.map(Column::Text);
-        let [number, dispatched, started, finished, input, output, cost] =
-            self.numbers.map(Column::Number);
-        Rows::new(
-            &[
-                "job",
-                "account",
-                "worker",
-                "outcome",
-                "error_code",
-                "error_message",
-                "answer",
-                "number",
-                "dispatched_at",
-                "started_at",
-                "finished_at",
-                "input_tokens",
-                "output_tokens",
-                "cost_microusd",
-            ],
-            vec![
-                Column::Id(self.jobs),
-                account,
-                worker,
-                outcome,
-                code,
-                message,
-                answer,
-                number,
-                dispatched,
-                started,
-                finished,
-                input,
-                output,
-                cost,
-            ],
-        )
-        .execute(
-            tx,
-            "INSERT INTO attempts (job, number, account, worker, outcome, error_code, \
-             error_message, answer, dispatched_at, started_at, finished_at, input_tokens, \
-             output_tokens, cost_microusd) \
-             SELECT job, number, account, NULLIF(worker, ''), outcome, NULLIF(error_code, ''), \
-             NULLIF(error_message, ''), NULLIF(answer, ''), dispatched_at, \
-             NULLIF(started_at, 0), finished_at, input_tokens, output_tokens, \
-             NULLIF(cost_microusd, -1) FROM v",
-        )
-        .await?;
-        Ok(())
-    }
 }
 
 /// Gives slots back, in the order of accounts. An answer also ends a streak of throttles.

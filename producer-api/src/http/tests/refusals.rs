@@ -170,7 +170,7 @@ async fn a_lane_without_an_account_is_refused_and_says_what_there_is() {
         (
             r#""tags": ["fast", "slow"]"#,
             "tags",
-            "no account has all of these tags",
+            "no account has all of the tags `fast`, `slow`",
         ),
         (
             r#""model": "m1", "tags": ["slow"]"#,

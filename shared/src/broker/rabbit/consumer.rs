@@ -120,27 +120,36 @@ impl<T> Lane<T> {
         let open = self.channels.open(channel.clone());
         *backoff = Backoff::default();
         tell(first, Ok(()));
+        let mut stop = std::pin::pin!(self.stop(up));
         let end = loop {
             tokio::select! {
+                // Messages first: to look at all else for each of them costs, and they run out
+                // when nobody acks them.
                 biased;
-                () = self.link.closed().cancelled() => break End::Retired,
-                () = self.channels.retired.cancelled() => {
-                    self.retire(up, &channel, &open, &mut messages).await;
-                    break End::Retired;
-                }
-                () = up.gone() => {
-                    let reason = "the connection was lost".into();
-                    break End::Lost(BrokerError::Unavailable(reason));
-                }
                 message = messages.next() => {
                     if let ControlFlow::Break(error) = self.receive(message, &open) {
                         break End::Lost(error);
                     }
                 }
+                end = &mut stop => break end,
             }
         };
+        if matches!(end, End::Retired) && !self.link.closed().is_cancelled() {
+            self.retire(up, &channel, &open, &mut messages).await;
+        }
         self.channels.lose(&open);
         end
+    }
+
+    /// Returns when this is to end, whatever the messages say.
+    async fn stop(&self, up: &Up) -> End {
+        tokio::select! {
+            () = self.link.closed().cancelled() => End::Retired,
+            () = self.channels.retired.cancelled() => End::Retired,
+            () = up.gone() => {
+                End::Lost(BrokerError::Unavailable("the connection was lost".into()))
+            }
+        }
     }
 
     async fn consume(&self, up: &Up) -> Result<(Channel, lapin::Consumer), BrokerError> {

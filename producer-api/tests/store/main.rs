@@ -2,16 +2,16 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
+mod fresh;
+
 use std::{sync::Arc, time::Duration};
 
-use sea_orm::{ConnectOptions, ConnectionTrait, Database};
 use sluice_producer_api::store::{
     Claim, Claimed, Filter, Idempotency, LaneDemand, NewRow, Revoked, Store, Submission, Submitted,
     Verdict,
 };
 use sluice_shared::{
     clock,
-    config::Config,
     domain::{
         Account, Completion, Delivery, JobId, Lane, Outcome, Request, Span, Standing, State, Time,
         route::{Cursor, Strategy},
@@ -20,66 +20,13 @@ use sluice_shared::{
 };
 use tokio::task::JoinSet;
 
-/// A store of its own, gone when dropped.
-struct Fresh {
-    store: Store,
-    _folder: Option<tempfile::TempDir>,
-    database: Option<(String, String)>,
-}
-
-async fn sqlite() -> Fresh {
-    let folder = tempfile::tempdir().unwrap();
-    let store = Store::sqlite(&folder.path().join("sluice.db"))
-        .await
-        .unwrap();
-    Fresh {
-        store,
-        _folder: Some(folder),
-        database: None,
-    }
-}
-
-async fn postgres() -> Fresh {
-    let server = std::env::var("SLUICE_POSTGRES__URL")
-        .expect("SLUICE_POSTGRES__URL is not set: run these tests by `make test`");
-    let name = format!("store_{}", uuid::Uuid::now_v7().simple());
-    admin(&server, &format!("CREATE DATABASE {name}")).await;
-    let mut url = url::Url::parse(&server).unwrap();
-    url.set_path(&name);
-    let config = Config::from_toml(&format!("[postgres]\nurl = \"{url}\"")).unwrap();
-    let store = Store::postgres(&config.postgres).await.unwrap();
-    store.migrate().await.unwrap();
-    Fresh {
-        store,
-        _folder: None,
-        database: Some((server, name)),
-    }
-}
-
-async fn admin(server: &str, sql: &str) {
-    let mut options = ConnectOptions::new(server);
-    options.max_connections(1).sqlx_logging(false);
-    let db = Database::connect(options).await.unwrap();
-    db.execute_unprepared(sql).await.unwrap();
-    db.close().await.unwrap();
-}
-
-impl Fresh {
-    async fn remove(self) {
-        drop(self.store);
-        if let Some((server, name)) = self.database {
-            admin(&server, &format!("DROP DATABASE {name} WITH (FORCE)")).await;
-        }
-    }
-}
-
 /// Each promise on each database.
 macro_rules! on_every_store {
     ($($promise:ident),+ $(,)?) => {
         mod on_sqlite { $(
             #[tokio::test(flavor = "multi_thread")]
             async fn $promise() {
-                let fresh = super::sqlite().await;
+                let fresh = crate::fresh::sqlite().await;
                 super::$promise(fresh.store.clone()).await;
                 fresh.remove().await;
             }
@@ -87,7 +34,7 @@ macro_rules! on_every_store {
         mod on_postgres { $(
             #[tokio::test(flavor = "multi_thread")]
             async fn $promise() {
-                let fresh = super::postgres().await;
+                let fresh = crate::fresh::postgres().await;
                 super::$promise(fresh.store.clone()).await;
                 fresh.remove().await;
             }
