@@ -21,7 +21,7 @@ from=$SECONDS
 
 # As in .config/nextest.toml.
 readonly FAULT='(^|::|_)faults?(::|_|$)'
-readonly CLAUDE_VERSION=2.1.330
+readonly CLAUDE_VERSION=2.1.208
 
 selection=${1:-all}
 case $selection in
@@ -76,7 +76,7 @@ end_run() {
 install_claude() {
     local prefix=$work/claude-cli spec
     claude=$prefix/node_modules/.bin/claude
-    "$claude" --version >/dev/null 2>&1 && return
+    [[ $("$claude" --version 2>/dev/null) == "$CLAUDE_VERSION "* ]] && return
     for spec in "@anthropic-ai/claude-code@$CLAUDE_VERSION" @anthropic-ai/claude-code; do
         npm install --prefix "$prefix" --no-audit --no-fund --no-update-notifier --loglevel=error "$spec" >&2 || continue
         "$claude" --version >/dev/null 2>&1 && return

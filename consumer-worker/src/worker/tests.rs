@@ -236,7 +236,7 @@ async fn what_does_not_finish_in_its_grace_is_handed_back_or_ended() {
 
 #[tokio::test]
 async fn a_worker_that_stops_takes_nothing_new() {
-    let mut rig = Rig::start("latency = \"300ms\"\nmax_concurrency = 1", "").await;
+    let mut rig = Rig::start(&format!("{SLOW}\nmax_concurrency = 1"), "").await;
     let (running, waiting) = (dispatch(ALO), dispatch(ALO));
     rig.dispatch(&running).await;
     rig.reply_to(&running).await;
@@ -245,6 +245,11 @@ async fn a_worker_that_stops_takes_nothing_new() {
     // At once, and not when the last prompt has ended: others must get what comes meanwhile.
     until(async || rig.broker.depth(&account_id()).await.unwrap().consumers == 0).await;
     assert_eq!(rig.live.workers().await.unwrap()[0].in_flight.len(), 1);
+    let cancel = Control::Cancel {
+        job: running.job,
+        attempt: 1,
+    };
+    rig.broker.control(&cancel).await.unwrap();
     rig.stop().await.unwrap();
     // It never left its queue: another worker will not even see a redelivery.
     let mut next = rig.broker.consume(&account_id(), 1).await.unwrap();
