@@ -1,6 +1,6 @@
 //! An account that this worker serves.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use metrics::{Counter, Gauge, Histogram};
 use sluice_shared::domain::AccountId;
@@ -15,8 +15,8 @@ pub(crate) struct Account {
     /// Prompts it runs at once, at most.
     pub(crate) concurrency: u16,
     pub(crate) meters: Meters,
-    /// Consumers of its queue that are open now.
-    consumers: AtomicU32,
+    /// Whether its queue is consumed now.
+    consumed: AtomicBool,
 }
 
 impl Account {
@@ -28,20 +28,16 @@ impl Account {
             provider,
             concurrency,
             meters,
-            consumers: AtomicU32::new(0),
+            consumed: AtomicBool::new(false),
         }
     }
 
     pub(crate) fn is_consumed(&self) -> bool {
-        self.consumers.load(Ordering::Relaxed) > 0
+        self.consumed.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn consumer_opened(&self) {
-        self.consumers.fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub(crate) fn consumer_closed(&self) {
-        self.consumers.fetch_sub(1, Ordering::Relaxed);
+    pub(crate) fn set_consumed(&self, consumed: bool) {
+        self.consumed.store(consumed, Ordering::Relaxed);
     }
 }
 

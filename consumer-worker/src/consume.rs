@@ -24,12 +24,11 @@ const BATCH: usize = 64;
 pub(crate) async fn run(
     engine: Arc<Engine>,
     account: Arc<Account>,
-    prefetch: u16,
     drain: CancellationToken,
 ) -> bool {
     let consumed = tokio::select! {
         () = drain.cancelled() => return true,
-        consumed = engine.broker.consume(&account.id, prefetch) => consumed,
+        consumed = engine.broker.consume(&account.id, account.concurrency) => consumed,
     };
     let mut consumer = match consumed {
         Ok(consumer) => consumer,
@@ -39,7 +38,7 @@ pub(crate) async fn run(
         }
     };
     let number = engine.hands.admit(consumer.acker());
-    account.consumer_opened();
+    account.set_consumed(true);
     engine.presence_changed.notify_one();
     let mut attempts = JoinSet::new();
     let mut batch = Vec::with_capacity(BATCH);
@@ -71,7 +70,7 @@ pub(crate) async fn run(
         receive(&engine, &account, number, &mut batch, &mut attempts).await;
     }
     drop(consumer);
-    account.consumer_closed();
+    account.set_consumed(false);
     engine.presence_changed.notify_one();
     while let Some(ended) = attempts.join_next().await {
         check(ended);

@@ -244,7 +244,7 @@ mod tests {
         let (sink, text) = Sink::new();
         sink.text("x".repeat(MOST_WAITING));
         sink.text("x");
-        streams(&live).pump(job, 1, text).await;
+        in_time(streams(&live).pump(job, 1, text)).await;
         assert_eq!(appended(&live, job).await, [""; 0]);
     }
 }

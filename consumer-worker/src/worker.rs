@@ -22,10 +22,6 @@ use crate::{
     watch,
 };
 
-/// RabbitMQ's quorum queues give one consumer no more than this, whatever it asks for; an
-/// account that runs more at once is consumed by several.
-const MOST_PREFETCH: u16 = 2_000;
-
 /// How long the last replies may take when the worker stops. What is not confirmed by then is
 /// delivered to another worker, which says so.
 const FLUSH: Duration = Duration::from_secs(10);
@@ -212,10 +208,7 @@ impl Shift {
         publishing.spawn(publisher.run(flush.clone()));
         let mut consumers = JoinSet::new();
         for account in &engine.accounts {
-            for prefetch in shares(account.concurrency) {
-                let (engine, account) = (engine.clone(), account.clone());
-                consumers.spawn(consume::run(engine, account, prefetch, drain.clone()));
-            }
+            consumers.spawn(consume::run(engine.clone(), account.clone(), drain.clone()));
         }
         Self {
             engine,
@@ -291,18 +284,6 @@ async fn keep_up(metrics: PrometheusHandle) {
         tokio::time::sleep(UPKEEP).await;
         metrics.run_upkeep();
     }
-}
-
-/// The prefetches of an account's consumers.
-fn shares(concurrency: u16) -> Vec<u16> {
-    let mut left = concurrency;
-    let mut shares = Vec::new();
-    while left > 0 {
-        let share = left.min(MOST_PREFETCH);
-        shares.push(share);
-        left -= share;
-    }
-    shares
 }
 
 #[cfg(test)]

@@ -310,13 +310,6 @@ async fn a_closed_broker_ends_the_worker() {
     rig.stop().await.unwrap();
 }
 
-#[test]
-fn many_at_once_are_consumed_by_several() {
-    assert_eq!(shares(1), [1]);
-    assert_eq!(shares(2_000), [2_000]);
-    assert_eq!(shares(4_500), [2_000, 2_000, 500]);
-}
-
 #[tokio::test]
 async fn ten_thousand_run_at_once_on_one_account() {
     let mut rig = Rig::start("latency = \"1s\"\nmax_concurrency = 10000", "").await;

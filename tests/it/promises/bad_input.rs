@@ -111,7 +111,7 @@ async fn a_body_that_is_no_job_is_refused(mode: Mode) {
         let text = String::from_utf8_lossy(body);
         assert_eq!(told, (status, code.to_owned()), "{kind:?} {text}");
     }
-    let deep = "{\"params\":".to_owned() + &"[".repeat(100_000);
+    let deep = "{\"params\":{\"a\":".to_owned() + &"[".repeat(100_000);
     let told = post(cluster.api(), json, deep).await;
     assert_eq!(told, (400, "malformed_json".to_owned()));
     is_unharmed(&cluster).await;

@@ -17,7 +17,7 @@ on_every_mode!(
 async fn a_process_that_is_asked_to_stop_finishes_what_runs(mode: Mode) {
     let config = "[accounts.a]\nprovider = \"simulated\"\nlatency = \"2s\"\nmax_concurrency = 100";
     let mut cluster = Cluster::start(mode, config).await;
-    let mut jobs = vec![prompt("at least once"); 6];
+    let mut jobs = vec![prompt("at least once"); 40];
     jobs.extend(vec![
         NewJob {
             delivery: Some(Delivery::AtMostOnce),
