@@ -7,7 +7,7 @@
 use std::{sync::Arc, time::Duration};
 
 use sluice_shared::{
-    broker::{Consumer, DeadDelivery, ReplyDelivery},
+    broker::{Broker, Consumer, DeadDelivery, ReplyDelivery},
     message::{Reply, Report},
 };
 use tokio::sync::mpsc;
@@ -54,10 +54,17 @@ async fn replies(
 ) {
     let acker = consumer.acker();
     let mut messages = Vec::with_capacity(GROUP);
+    // What an in-process broker holds is gone with this process, so that it is settled before the
+    // end. RabbitMQ keeps it, and gives it to another.
+    let is_kept = matches!(app.broker, Broker::Rabbit(_));
     loop {
+        if is_kept && shutdown.is_cancelled() {
+            return;
+        }
         let came = tokio::select! {
-            () = shutdown.cancelled() => return,
+            biased;
             came = consumer.next_many(&mut messages, GROUP) => came,
+            () = shutdown.cancelled() => return,
         };
         if came == 0 {
             return;

@@ -128,5 +128,7 @@ async fn an_account_runs_no_more_at_once_than_it_may(mode: Mode) {
     let cluster = Cluster::start(mode, &config).await;
     let ids = cluster.submit_many(&vec![prompt("x"); 200]).await;
     cluster.wait_all(&ids).await;
-    assert_eq!((stub.count(|_| true), stub.most_at_once("sk-x")), (200, 5));
+    assert_eq!(stub.count(|_| true), 200);
+    let most = stub.most_at_once("sk-x");
+    assert!((2..=5).contains(&most), "{most} at once");
 }

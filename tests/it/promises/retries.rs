@@ -145,12 +145,16 @@ argv = ["sh", "-c", "echo half an answer; echo no such luck >&2; exit 3"]
     );
 }
 
-/// A program that notes each of its runs in a file and then takes its time.
+/// A program that notes each of its runs in a file and then takes its time. One whose worker dies
+/// before it has its prompt has not run.
 fn noting(file: &Path, seconds: u32) -> String {
+    let file = file.display();
+    let script = format!(
+        "read -r line; [ -n \"$line\" ] || exit 1; echo \"$line\" >> '{file}'; sleep {seconds}"
+    );
     format!(
         "[accounts.program]\nprovider = \"command\"\nmax_concurrency = 30\n\
-         argv = [\"sh\", \"-c\", \"read -r line; echo \\\"$line\\\" >> {}; sleep {seconds}\"]\n",
-        file.display()
+         argv = [\"sh\", \"-c\", '''{script}''']\n"
     )
 }
 

@@ -15,7 +15,7 @@ on_every_mode!(
 );
 
 async fn a_process_that_is_asked_to_stop_finishes_what_runs(mode: Mode) {
-    let config = "[accounts.a]\nprovider = \"simulated\"\nlatency = \"2s\"\nmax_concurrency = 100";
+    let config = "[accounts.a]\nprovider = \"simulated\"\nlatency = \"3s\"\nmax_concurrency = 100";
     let mut cluster = Cluster::start(mode, config).await;
     let mut jobs = vec![prompt("at least once"); 40];
     jobs.extend(vec![
@@ -23,12 +23,12 @@ async fn a_process_that_is_asked_to_stop_finishes_what_runs(mode: Mode) {
             delivery: Some(Delivery::AtMostOnce),
             ..prompt("at most once")
         };
-        6
+        20
     ]);
     let ids = cluster.submit_many(&jobs).await;
     for id in &ids {
         cluster
-            .until(*id, "runs", |job| job.state == State::Running)
+            .until(*id, "has begun", |job| job.started_at.is_some())
             .await;
     }
     for name in cluster.workers() {
