@@ -6,8 +6,17 @@
 
 use std::{future::poll_fn, io, time::Duration};
 
-use axum::{Router, http::Request, response::IntoResponse};
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use axum::{
+    Router,
+    http::{HeaderValue, Request, header},
+    response::IntoResponse,
+};
+use futures::TryFutureExt;
+use hyper::{
+    body::{Body, Incoming},
+    server::conn::http1,
+    service::service_fn,
+};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -23,6 +32,9 @@ const DRAIN: Duration = Duration::from_secs(20);
 
 /// How long to rest when no connection can be accepted, for want of file descriptors.
 const REST: Duration = Duration::from_millis(500);
+
+/// A body up to this size has come whole by the time it is refused.
+const SHORT: u64 = 8 * 1024;
 
 /// How long a client that is still sending is listened to after its answer, and how much.
 const LINGER: Duration = Duration::from_secs(5);
@@ -110,7 +122,22 @@ async fn serve(
     router: Router,
     shutdown: CancellationToken,
 ) {
-    let service = service_fn(move |request: Request<Incoming>| router.clone().call(request));
+    let service = service_fn(move |request: Request<Incoming>| {
+        let is_long = request
+            .body()
+            .size_hint()
+            .upper()
+            .is_none_or(|size| size > SHORT);
+        router.clone().call(request).map_ok(move |mut answer| {
+            // A refusal may come before the whole body. Then hyper ends the connection, and the
+            // client must know, or it uses it again.
+            if is_long && !answer.status().is_success() {
+                let headers = answer.headers_mut();
+                headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            answer
+        })
+    });
     let mut connection = http.serve_connection(TokioIo::new(stream), service);
     let served = tokio::select! {
         served = poll_fn(|context| connection.poll_without_shutdown(context)) => served,
