@@ -5,11 +5,14 @@ use std::time::{Duration, Instant};
 use reqwest::Method;
 use sluice_shared::{
     api::{Health, HealthStatus, NewJob, Receipt},
-    domain::{JobId, State},
+    broker::Broker,
+    config,
+    domain::{AccountId, Delivery, JobId, Request, Span, State},
+    message::{Dispatch, Reply, Report, VERSION},
 };
 
 use crate::{
-    harness::{Cluster, Service, bounded_by, eventually, prompt, rest},
+    harness::{Addresses, Cluster, PrivateSet, Service, bounded_by, eventually, prompt, rest},
     stub::{Play, Stub},
 };
 
@@ -255,6 +258,64 @@ async fn a_rabbitmq_that_hangs_keeps_no_job_from_being_accepted() {
         for job in cluster.wait_all(&ids).await {
             assert_eq!((job.state, job.failures), (State::Succeeded, 0), "{job:?}");
         }
+    })
+    .await;
+}
+
+/// A quorum queue whose broker is killed in its first half second can come back without a leader,
+/// for good: nothing can be published to it or consumed from it (seen with RabbitMQ 3.10.8, which
+/// notes that late which queues it has begun).
+#[tokio::test]
+async fn a_queue_that_comes_back_without_a_leader_is_made_anew() {
+    bounded_by(LIMIT, async {
+        let set = PrivateSet::start(&[Service::RabbitMq]).await;
+        let url = set.addresses(&Addresses::shared()).await.rabbitmq;
+        let config = config::Rabbitmq {
+            url: url.as_str().into(),
+            management_url: "".into(),
+        };
+        let broker = Broker::connect(&config, "test").await.unwrap();
+        let account: AccountId = "a".parse().unwrap();
+        broker.declare(&account).await.unwrap();
+        set.kill9(Service::RabbitMq).await;
+        set.start_again(Service::RabbitMq).await;
+        let mut jobs = broker.consume(&account, 5).await.unwrap();
+        let mut replies = broker.replies(5).await.unwrap();
+        let dispatch = Dispatch {
+            v: VERSION,
+            job: JobId::generate(),
+            attempt: 1,
+            account: account.clone(),
+            delivery: Delivery::AtLeastOnce,
+            timeout: Span::from_millis(1000),
+            session: None,
+            traceparent: None,
+            request: Request::prompt("hello"),
+        };
+        let reply = Reply {
+            job: dispatch.job,
+            attempt: 1,
+            account,
+            worker: "w".into(),
+            report: Report::Redelivered,
+        };
+        let attempts = [dispatch];
+        eventually("the queue has a consumer", async || {
+            let depth = broker.depth(&attempts[0].account).await;
+            depth.is_ok_and(|depth| depth.consumers == 1).then_some(())
+        })
+        .await;
+        eventually("the queue takes a job", async || {
+            broker.dispatch(&attempts).await.remove(0).ok()
+        })
+        .await;
+        assert_eq!(jobs.next().await.unwrap().dispatch.job, reply.job);
+        eventually("the reply queue takes a reply", async || {
+            broker.reply(std::slice::from_ref(&reply)).await.ok()
+        })
+        .await;
+        assert_eq!(replies.next().await.unwrap().replies, [reply]);
+        broker.close().await;
     })
     .await;
 }

@@ -21,7 +21,7 @@ pub(crate) use self::{
     cluster::{Cluster, Mode},
     ports::Port,
     process::{hermetic, processes_of},
-    services::{Service, given},
+    services::{Addresses, PrivateSet, Service, given},
     truth::Truth,
     wait::{PATIENCE, eventually, rest},
 };

@@ -31,6 +31,12 @@ const LARGEST_PREFETCH: u16 = 2000;
 /// How often a retired consumer looks whether all that it handed out is acked.
 const SETTLE_INTERVAL: Duration = Duration::from_millis(100);
 
+/// How often in a row a queue may leave a consumer without an answer before it is taken to have no
+/// leader and to get none any more. An account's queue can be made anew at little cost, since what
+/// was in it is dispatched again. What is lost with the others may have been paid for.
+const PATIENCE_WITH_JOBS: u32 = 2;
+const PATIENCE_WITH_OTHERS: u32 = 6;
+
 /// How a message becomes a delivery.
 pub(super) type Read<T> = fn(Tag, &Message) -> Result<T, Unreadable>;
 
@@ -65,8 +71,19 @@ pub(super) fn lanes(prefetch: u16) -> impl Iterator<Item = u16> {
 enum End {
     /// The channel or its connection was lost, or could not be had.
     Lost(BrokerError),
+    /// The connection serves, and the queue has no answer for a consumer.
+    Unanswered(BrokerError),
     /// Nobody wants more of it.
     Retired,
+}
+
+impl Queue {
+    fn patience(&self) -> u32 {
+        match self {
+            Self::Jobs(_) => PATIENCE_WITH_JOBS,
+            Self::Replies | Self::Dead => PATIENCE_WITH_OTHERS,
+        }
+    }
 }
 
 impl<T> Lane<T> {
@@ -75,6 +92,7 @@ impl<T> Lane<T> {
     pub(super) async fn run(self, first: oneshot::Sender<Result<(), BrokerError>>) {
         let mut first = Some(first);
         let mut backoff = Backoff::default();
+        let mut unanswered = 0;
         if self.link.now().is_err() {
             // It begins when there is a connection; there is nothing to wait for here.
             tell(&mut first, Ok(()));
@@ -87,7 +105,18 @@ impl<T> Lane<T> {
             let Some(up) = up else { return };
             let error = match self.serve(&up, &mut first, &mut backoff).await {
                 End::Retired => return,
-                End::Lost(error) => error,
+                End::Lost(error) => {
+                    unanswered = 0;
+                    error
+                }
+                End::Unanswered(error) => {
+                    unanswered += 1;
+                    if unanswered >= self.queue.patience() {
+                        unanswered = 0;
+                        self.renew(&up).await;
+                    }
+                    error
+                }
             };
             if matches!(error, BrokerError::Topology(_)) && first.is_some() {
                 tell(&mut first, Err(error));
@@ -113,8 +142,13 @@ impl<T> Lane<T> {
         first: &mut Option<oneshot::Sender<Result<(), BrokerError>>>,
         backoff: &mut Backoff,
     ) -> End {
-        let (channel, mut messages) = match up.answer(self.consume(up)).await {
-            Ok(consuming) => consuming,
+        let channel = match up.answer(self.open(up)).await {
+            Ok(channel) => channel,
+            Err(error) => return End::Lost(error),
+        };
+        let mut messages = match up.answer(self.consume(&channel)).await {
+            Ok(messages) => messages,
+            Err(error) if channel.status().connected() => return End::Unanswered(error),
             Err(error) => return End::Lost(error),
         };
         let open = self.channels.open(channel.clone());
@@ -152,7 +186,19 @@ impl<T> Lane<T> {
         }
     }
 
-    async fn consume(&self, up: &Up) -> Result<(Channel, lapin::Consumer), BrokerError> {
+    /// Makes the queue anew if it has no leader: one whose broker was killed within half a second
+    /// of its declaration can come back so (seen with RabbitMQ 3.10.8), and nothing else ends that.
+    async fn renew(&self, up: &Up) {
+        let queue = self.queue.name();
+        match up.answer(self.queue.renew_leaderless(&up.connection)).await {
+            Ok(true) => tracing::warn!(%queue, "the queue had no leader and was made anew"),
+            Ok(false) => tracing::warn!(%queue, "the queue does not let anybody consume"),
+            Err(error) => tracing::warn!(%queue, %error, "the queue could not be made anew"),
+        }
+    }
+
+    /// A channel on which the queue is known to exist.
+    async fn open(&self, up: &Up) -> Result<Channel, BrokerError> {
         let refusal = |error| topology::refusal(&error);
         let channel = up.connection.create_channel().await.map_err(refusal)?;
         self.queue.declare(&channel).await?;
@@ -160,7 +206,11 @@ impl<T> Lane<T> {
             .basic_qos(self.prefetch, BasicQosOptions::default())
             .await
             .map_err(refusal)?;
-        let messages = channel
+        Ok(channel)
+    }
+
+    async fn consume(&self, channel: &Channel) -> Result<lapin::Consumer, BrokerError> {
+        channel
             .basic_consume(
                 self.queue.name(),
                 ShortString::default(),
@@ -168,8 +218,7 @@ impl<T> Lane<T> {
                 FieldTable::default(),
             )
             .await
-            .map_err(refusal)?;
-        Ok((channel, messages))
+            .map_err(|error| topology::refusal(&error))
     }
 
     fn receive(

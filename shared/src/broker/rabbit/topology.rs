@@ -2,8 +2,8 @@
 //! a queue that exists is never changed by it, since RabbitMQ refuses other arguments.
 
 use lapin::{
-    Channel, ErrorKind, ExchangeKind,
-    options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions},
+    Channel, Connection, ErrorKind, ExchangeKind,
+    options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions},
     types::{AMQPValue, FieldTable, ShortString},
 };
 
@@ -63,6 +63,28 @@ impl Queue {
             FieldTable::default(),
         );
         bound.await.map_err(|error| refusal(&error))
+    }
+}
+
+impl Queue {
+    /// Deletes the queue and declares it anew, if nobody leads it: RabbitMQ then says that it is
+    /// empty and that nobody consumes it, since it has nobody to ask. Tells whether that was so.
+    pub(super) async fn renew_leaderless(
+        &self,
+        connection: &Connection,
+    ) -> Result<bool, BrokerError> {
+        let refusal = |error| refusal(&error);
+        // Apart from that of the consumer, which still waits for its answer.
+        let channel = connection.create_channel().await.map_err(refusal)?;
+        if depth(&channel, self.name()).await? != Depth::default() {
+            return Ok(false);
+        }
+        channel
+            .queue_delete(self.name(), QueueDeleteOptions::default())
+            .await
+            .map_err(refusal)?;
+        self.declare(&channel).await?;
+        Ok(true)
     }
 }
 
