@@ -21,7 +21,7 @@ use crate::{http::Target, process::Process, services::Services};
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Accounts of one Sluice here, at most.
-pub(crate) const MAX_ACCOUNTS: usize = 16;
+pub(crate) const MAX_ACCOUNTS: usize = 1_000;
 
 /// The names of the first accounts. They are always the same, so that what they leave in the
 /// broker can be found and removed later.

@@ -1,7 +1,10 @@
 //! The load, and what is measured under it. Every load is bounded in count, and its caller bounds
 //! it in time.
 
-use std::time::{Duration, Instant};
+use std::{
+    ops::Range,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
@@ -21,6 +24,10 @@ pub(crate) const ARRAY: usize = 100;
 const END_POLL: Duration = Duration::from_millis(20);
 /// The counter of jobs that reached a terminal state, on the server's metrics page.
 const FINISHED: &str = "sluice_jobs_finished_total";
+/// The counter of attempts that were dispatched.
+const DISPATCHED: &str = "sluice_attempts_dispatched_total";
+/// Jobs whose bodies are in memory at once.
+const CHUNK: usize = 50_000;
 
 /// The receipt of one job, as far as it is read here.
 #[derive(Debug, Deserialize)]
@@ -46,12 +53,12 @@ fn single(number: usize, delayed: bool) -> String {
     format!(r#"{{"prompt":"{}"{delay}}}"#, prompt(number))
 }
 
-/// Arrays of jobs, `jobs` in all.
-fn arrays(jobs: usize, delayed: bool) -> Vec<Bytes> {
-    (0..jobs)
+/// Arrays of the jobs with these numbers.
+fn arrays(jobs: Range<usize>, delayed: bool) -> Vec<Bytes> {
+    jobs.clone()
         .step_by(ARRAY)
         .map(|first| {
-            let numbers = first..jobs.min(first + ARRAY);
+            let numbers = first..jobs.end.min(first + ARRAY);
             let array: Vec<String> = numbers.map(|number| single(number, delayed)).collect();
             Bytes::from(format!("[{}]", array.join(",")))
         })
@@ -113,10 +120,44 @@ pub(crate) async fn submit_singles(
 
 /// Jobs a second accepted from arrays. None of them runs.
 pub(crate) async fn submit_arrays(target: &Target, jobs: usize, connections: usize) -> Result<f64> {
-    let (answers, elapsed) = submit_all(target, arrays(jobs, true), connections).await?;
+    let (answers, elapsed) = submit_all(target, arrays(0..jobs, true), connections).await?;
     let accepted = parse_receipts(&answers)?.len();
     ensure!(accepted == jobs, "{accepted} of {jobs} jobs have a receipt");
     Ok(per_second(jobs, elapsed))
+}
+
+/// Submits jobs that may run as soon as somebody runs them.
+pub(crate) async fn fill(target: &Target, jobs: usize, connections: usize) -> Result<()> {
+    for first in (0..jobs).step_by(CHUNK) {
+        let chunk = first..jobs.min(first + CHUNK);
+        let expected = chunk.len();
+        let (answers, _) = submit_all(target, arrays(chunk, false), connections).await?;
+        let accepted = parse_receipts(&answers)?.len();
+        ensure!(
+            accepted == expected,
+            "{accepted} of {expected} jobs have a receipt"
+        );
+    }
+    Ok(())
+}
+
+/// Jobs a second that are dispatched, between the first `from` and the first `to` of them.
+pub(crate) async fn dispatch_rate(target: &Target, from: usize, to: usize) -> Result<f64> {
+    let mut client = target.connect().await?;
+    let mut begun: Option<(Instant, u64)> = None;
+    loop {
+        let dispatched = counted(DISPATCHED, &client.get_text("/metrics").await?)?;
+        let now = Instant::now();
+        match begun {
+            None if dispatched >= from as u64 => begun = Some((now, dispatched)),
+            Some((since, before)) if dispatched >= to as u64 => {
+                let jobs = usize::try_from(dispatched - before)?;
+                return Ok(per_second(jobs, now - since));
+            }
+            _ => {}
+        }
+        sleep(END_POLL).await;
+    }
 }
 
 /// Submits jobs in arrays while they run. Returns the time until all were in a terminal state, and
@@ -126,12 +167,12 @@ pub(crate) async fn run_all(
     jobs: usize,
     connections: usize,
 ) -> Result<(Duration, Vec<String>)> {
-    let bodies = arrays(jobs, false);
+    let bodies = arrays(0..jobs, false);
     let before = finished(target).await?;
     let start = Instant::now();
     let ended = async {
         let mut client = target.connect().await?;
-        while finished_by(&client.get_text("/metrics").await?)? < before + jobs as u64 {
+        while counted(FINISHED, &client.get_text("/metrics").await?)? < before + jobs as u64 {
             sleep(END_POLL).await;
         }
         Ok(start.elapsed())
@@ -180,15 +221,18 @@ fn parse_receipts(answers: &[Bytes]) -> Result<Vec<String>> {
 
 /// Jobs that have reached a terminal state since the server started.
 async fn finished(target: &Target) -> Result<u64> {
-    finished_by(&target.connect().await?.get_text("/metrics").await?)
+    counted(
+        FINISHED,
+        &target.connect().await?.get_text("/metrics").await?,
+    )
 }
 
-/// The counter, summed over its labels; a counter that is not there yet counts nothing.
-fn finished_by(metrics: &str) -> Result<u64> {
+/// A counter, summed over its labels; one that is not there yet counts nothing.
+fn counted(counter: &str, metrics: &str) -> Result<u64> {
     metrics
         .lines()
         .filter(|line| {
-            let rest = line.strip_prefix(FINISHED);
+            let rest = line.strip_prefix(counter);
             rest.is_some_and(|rest| rest.starts_with(['{', ' ']))
         })
         .map(|line| {
@@ -204,10 +248,11 @@ mod tests {
 
     #[test]
     fn bodies_are_json() {
-        let body: serde_json::Value = serde_json::from_slice(&arrays(ARRAY + 1, true)[1]).unwrap();
+        let body: serde_json::Value =
+            serde_json::from_slice(&arrays(0..ARRAY + 1, true)[1]).unwrap();
         assert_eq!(body[0]["prompt"], prompt(ARRAY));
         assert_eq!(body[0]["delay"], "1h");
-        assert_eq!(arrays(ARRAY + 1, false).len(), 2);
+        assert_eq!(arrays(0..ARRAY + 1, false).len(), 2);
     }
 
     #[test]
@@ -216,7 +261,7 @@ mod tests {
                        sluice_jobs_finished_total{state=\"succeeded\"} 40\n\
                        sluice_jobs_finished_total{state=\"failed\"} 2\n\
                        sluice_jobs_finished_total_other 7\n";
-        assert_eq!(finished_by(metrics).unwrap(), 42);
-        assert_eq!(finished_by("").unwrap(), 0);
+        assert_eq!(counted(FINISHED, metrics).unwrap(), 42);
+        assert_eq!(counted(FINISHED, "").unwrap(), 0);
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! `run` measures Sluice as real processes of its release binary, round by round in turn with the
 //! [`limit`] program, and prints one table of figures, ratios and bars. `inflight` holds many jobs
-//! in flight at once. `deploy/dev/bench.sh` builds all and starts private services for it. Load
+//! in flight at once, and `scale` dispatches for many accounts from a large backlog. `deploy/dev/bench.sh` builds all and starts private services for it. Load
 //! goes to this machine only, is bounded in count and in time, and what is started here is stopped
 //! on every way out.
 
@@ -16,6 +16,7 @@ mod payload;
 mod process;
 mod report;
 mod run;
+mod scale;
 mod services;
 mod stats;
 mod usage;
@@ -53,6 +54,8 @@ enum Command {
     Run(run::RunArgs),
     /// Hold many jobs in flight at once on one worker process.
     Inflight(inflight::InflightArgs),
+    /// Dispatch for many accounts out of a large backlog, beside few accounts and a small one.
+    Scale(scale::ScaleArgs),
 }
 
 /// One thread: the load is meant to cost little, and a second thread would take the CPU from what
@@ -64,6 +67,7 @@ async fn main() -> ExitCode {
         Command::Limit(args) => &args.common,
         Command::Run(args) => &args.common,
         Command::Inflight(args) => &args.common,
+        Command::Scale(args) => &args.common,
     };
     let ended = tokio::select! {
         ended = Box::pin(measure(&cli.command)) => ended,
@@ -89,6 +93,7 @@ async fn measure(command: &Command) -> Result<ExitCode> {
             &args.common,
             args.start.check,
         ),
+        Command::Scale(args) => finish(&scale::scale(args).await?, &args.common, args.start.check),
     }
 }
 

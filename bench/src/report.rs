@@ -153,6 +153,11 @@ impl Bar {
         )
     }
 
+    /// A share of something else, such as 0.8.
+    pub(crate) fn share(figure: &str, bar: f64, value: f64) -> Self {
+        Self::new(figure, format!("≥ {bar}"), value, value >= bar)
+    }
+
     fn new(figure: &str, bar: String, value: f64, pass: bool) -> Self {
         Self {
             figure: figure.into(),
