@@ -15,8 +15,8 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::de::DeserializeOwned;
 use sluice_shared::{
     api::{
-        AccountList, AccountView, CreatedKey, Health, JobPage, JobView, KeyList, NewJob, NewKey,
-        Problem, Receipt, Receipts,
+        AccountList, AccountView, CreatedKey, Forecast, Health, JobPage, JobView, KeyChange,
+        KeyList, KeyView, NewJob, NewKey, Problem, Receipt, Receipts,
     },
     domain::{AccountId, JobId},
 };
@@ -24,7 +24,7 @@ use url::Url;
 use uuid::Uuid;
 
 pub use error::{ClientError, KeySource};
-pub use query::JobQuery;
+pub use query::{ForecastQuery, JobQuery};
 
 use self::wire::{excerpt, is_loopback, parse_url, quoted, retry_after, root_cause};
 use crate::home::Home;
@@ -231,6 +231,15 @@ impl Client {
             .await
     }
 
+    /// What would become of a batch.
+    ///
+    /// # Errors
+    /// When the API says no, or cannot be asked.
+    pub async fn forecast(&self, query: &ForecastQuery) -> Result<Forecast, ClientError> {
+        let request = self.request(Method::GET, "api/forecast");
+        self.answer(request.query(&query.pairs())).await
+    }
+
     /// Every account.
     ///
     /// # Errors
@@ -272,6 +281,15 @@ impl Client {
     pub async fn create_key(&self, key: &NewKey) -> Result<CreatedKey, ClientError> {
         self.answer(self.request(Method::POST, "api/keys").json(key))
             .await
+    }
+
+    /// Changes the weight and quota of an API key's client.
+    ///
+    /// # Errors
+    /// When there is no such key, or the API says no or cannot be asked.
+    pub async fn change_key(&self, id: Uuid, change: &KeyChange) -> Result<KeyView, ClientError> {
+        let request = self.request(Method::PATCH, &format!("api/keys/{id}"));
+        self.answer(request.json(change)).await
     }
 
     /// Revokes an API key.

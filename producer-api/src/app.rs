@@ -16,6 +16,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     auth::Keys,
     dispatcher::{self, Backlog},
+    forecast::Measures,
     http, intake, reaper,
     store::{Store, Verdict},
     submitter::{Groups, Submitter},
@@ -46,6 +47,8 @@ pub struct App {
     pub workers: Workers,
     /// API keys.
     pub keys: Keys,
+    /// How long jobs took lately.
+    pub measures: Measures,
     /// This process's metrics.
     pub metrics: PrometheusHandle,
     /// Ends that other API processes must hear of.
@@ -245,6 +248,7 @@ pub(crate) fn assemble(parts: Parts) -> (Arc<App>, Groups, mpsc::UnboundedReceiv
         waiters: Waiters::default(),
         workers: Workers::default(),
         keys: Keys::default(),
+        measures: Measures::default(),
         metrics,
         ends,
     };

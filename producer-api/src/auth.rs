@@ -21,7 +21,7 @@ use sluice_shared::{
 };
 use uuid::Uuid;
 
-use crate::store::{KeyRow, Store, StoreError};
+use crate::store::{ClientRow, KeyRow, Store, StoreError};
 
 /// What every key begins with, so that leaked ones can be searched for.
 const PREFIX: &str = "sluice_";
@@ -55,6 +55,8 @@ pub struct Client {
     pub name: Arc<str>,
     /// What it may do at most; each scope includes those before it.
     pub scope: Scope,
+    /// Requests that it may make in a minute.
+    pub requests_per_minute: Option<u32>,
 }
 
 impl Client {
@@ -105,12 +107,14 @@ impl MintedKey {
 
 /// What the API shows of a key.
 #[must_use]
-pub fn view(row: KeyRow) -> KeyView {
+pub fn view(row: KeyRow, client: ClientRow) -> KeyView {
     KeyView {
         id: row.id,
         name: row.name,
         prefix: row.prefix,
         scopes: row.scopes,
+        weight: client.weight,
+        quota: client.quota,
         created_at: row.created_at,
         revoked_at: row.revoked_at,
     }
@@ -145,7 +149,7 @@ impl Keys {
             return Ok(Some(client.clone()));
         }
         // A database that neither answers nor refuses is as good as away.
-        let looked_up = tokio::time::timeout(LOOK_UP, store.key_by_hash(&hash))
+        let looked_up = tokio::time::timeout(LOOK_UP, look_up(store, &hash))
             .await
             .unwrap_or_else(|_| Err(StoreError::Unavailable("it does not answer".into())));
         let row = match (looked_up, remembered) {
@@ -153,7 +157,7 @@ impl Keys {
             (answer, _) => answer?,
         };
         let mut known = self.known();
-        let Some(row) = row else {
+        let Some((row, set)) = row else {
             known.remove(&hash);
             return Ok(None);
         };
@@ -162,6 +166,7 @@ impl Keys {
             key: row.id,
             name: row.name.into(),
             scope,
+            requests_per_minute: set.quota.requests_per_minute,
         };
         if known.len() >= MOST {
             known.clear();
@@ -174,6 +179,19 @@ impl Keys {
     pub fn forget(&self, key: Uuid) {
         self.known().retain(|_, (_, client)| client.key != key);
     }
+
+    /// Forgets the keys of a client that was changed here.
+    pub fn forget_client(&self, name: &str) {
+        self.known().retain(|_, (_, client)| *client.name != *name);
+    }
+}
+
+async fn look_up(store: &Store, hash: &str) -> Result<Option<(KeyRow, ClientRow)>, StoreError> {
+    let Some(key) = store.key_by_hash(hash).await? else {
+        return Ok(None);
+    };
+    let client = store.client(&key.name).await?;
+    Ok(Some((key, client)))
 }
 
 /// Why the first key could not be made.

@@ -8,6 +8,7 @@
 pub mod app;
 pub mod auth;
 pub mod dispatcher;
+pub mod forecast;
 pub mod http;
 pub mod intake;
 pub mod reaper;

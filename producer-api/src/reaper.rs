@@ -40,6 +40,9 @@ const AUDIT: Duration = Duration::from_secs(60);
 /// How often old idempotency keys are forgotten.
 const FORGET: Duration = Duration::from_secs(600);
 
+/// How long it is remembered what clients used on each day.
+const USAGE_KEPT: Duration = Duration::from_secs(400 * 86_400);
+
 type Attempt = (JobId, u32);
 
 /// What the last look found.
@@ -74,6 +77,9 @@ pub async fn run(app: Arc<App>, shutdown: CancellationToken) {
             if let Err(error) = app.store.forget_idempotency_keys(before).await {
                 tracing::debug!(%error, "old idempotency keys could not be forgotten");
             }
+            if let Err(error) = app.store.forget_usage(now - USAGE_KEPT).await {
+                tracing::debug!(%error, "old usage could not be forgotten");
+            }
         }
     }
 }
@@ -91,6 +97,9 @@ async fn audit(app: &App) {
             }
         }
         Err(error) => tracing::debug!(%error, "slots could not be counted"),
+    }
+    if let Err(error) = app.store.mend_fair_tags(clock::now()).await {
+        tracing::debug!(%error, "places in fair queueing could not be mended");
     }
 }
 

@@ -6,7 +6,9 @@ use std::{borrow::Cow, collections::BTreeMap};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::domain::{AccountId, Completion, Delivery, JobId, Message, Span, State, Time, Usage};
+use crate::domain::{
+    AccountId, Completion, Delivery, JobId, Message, Quota, Span, State, Time, Usage,
+};
 
 /// A job to run. Give either `prompt` or `messages`; all else is optional.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -154,6 +156,73 @@ pub struct JobView {
     /// Every attempt that has ended, oldest first; only when one job is read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attempts: Option<Vec<AttemptView>>,
+    /// Where it stands in its lane, from 1; only when one job is read that waits for capacity.
+    /// Counted up to 10,001, without an estimate then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub position: Option<u64>,
+    /// When it may start, by what waits and runs now and how long jobs took lately; only when one
+    /// job is read that waits for capacity, and not when no account could run it now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub estimated_start_at: Option<Time>,
+}
+
+/// What would become of a batch that is submitted now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Forecast {
+    /// How many jobs it has.
+    pub jobs: u64,
+    /// The set of accounts that they may run on.
+    pub lane: String,
+    /// Jobs that wait already, anywhere; they go before it or share its accounts.
+    pub waiting: u64,
+    /// When its first job would start; none when no account could run it now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub starts_at: Option<Time>,
+    /// When its last job would be done; none when it never would.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub done_at: Option<Time>,
+    /// How fast it would go, from its first start to its end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub jobs_per_hour: Option<u64>,
+    /// What would hold it up for longest; none when nothing would.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bottleneck: Option<Bottleneck>,
+    /// The accounts of its lane, and what each would do of it.
+    pub accounts: Vec<AccountForecast>,
+    /// How many accounts like the slowest of the lane it takes for `per_hour`; none when that was
+    /// not asked for, or 1,000 are not enough.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub accounts_needed: Option<u32>,
+}
+
+/// What holds jobs up.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Bottleneck {
+    /// `slots`, `cooldown`, a limit (`requests`, `input_tokens`, `output_tokens`, `cost`), or
+    /// `no_account` when none of the lane can run anything now.
+    pub kind: String,
+    /// At which account.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub account: Option<AccountId>,
+    /// How much there is of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u64>,
+    /// In which window.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub window: Option<Span>,
+}
+
+/// What one account would do of a batch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AccountForecast {
+    /// Its name.
+    pub id: AccountId,
+    /// Jobs of the batch that it would run.
+    pub jobs: u64,
+    /// How long a job takes there, in milliseconds.
+    pub millis_per_job: u64,
+    /// Attempts that this was measured from; with 0 it is what other accounts take, or 30 s.
+    pub measured: u64,
 }
 
 /// Why a job or an attempt did not succeed.
@@ -264,6 +333,28 @@ pub struct NewKey {
     pub name: String,
     /// What it may do.
     pub scopes: Vec<Scope>,
+    /// Its client's share beside other clients that have jobs waiting; 1 when no key of this name
+    /// was given another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 1000)]
+    pub weight: Option<u32>,
+    /// What its client may have at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quota: Option<Quota>,
+}
+
+/// What to change about an API key. What is left out stays as it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct KeyChange {
+    /// Its client's share.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 1000)]
+    pub weight: Option<u32>,
+    /// Only the limits that are to change; `null` lifts one.
+    #[serde(skip_serializing_if = "serde_json::Map::is_empty")]
+    #[schema(value_type = Quota)]
+    pub quota: serde_json::Map<String, serde_json::Value>,
 }
 
 /// An API key, without its secret.
@@ -277,6 +368,11 @@ pub struct KeyView {
     pub prefix: String,
     /// What it may do.
     pub scopes: Vec<Scope>,
+    /// Its client's share beside other clients that have jobs waiting. Keys of one name are one
+    /// client, with one weight and one quota.
+    pub weight: u32,
+    /// What its client may have at most.
+    pub quota: Quota,
     /// When it was made.
     pub created_at: Time,
     /// When it was revoked.
@@ -352,6 +448,16 @@ pub struct Problem {
     /// The fields at fault.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub errors: Vec<FieldError>,
+    /// The rules of the key's quota that stand against it.
+    #[serde(
+        default,
+        rename = "violated-policies",
+        skip_serializing_if = "Vec::is_empty"
+    )]
+    pub violated_policies: Vec<String>,
+    /// When the quota starts anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resets_at: Option<Time>,
 }
 
 /// One field at fault.

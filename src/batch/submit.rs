@@ -207,6 +207,8 @@ mod tests {
                 field: "[1].account".into(),
                 detail: "there is none".into(),
             }],
+            violated_policies: Vec::new(),
+            resets_at: None,
         };
         let error = ClientError::Refused {
             problem: Box::new(problem),

@@ -255,6 +255,8 @@ mod tests {
                 field: "[3].prompt".into(),
                 detail: "is empty".into(),
             }],
+            violated_policies: Vec::new(),
+            resets_at: None,
         };
         ClientError::Refused {
             problem: Box::new(problem),

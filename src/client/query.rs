@@ -48,6 +48,44 @@ impl JobQuery {
     }
 }
 
+/// Which batch to forecast.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ForecastQuery {
+    /// How many jobs.
+    pub jobs: u64,
+    /// The model they ask for.
+    pub model: Option<String>,
+    /// The account they are pinned to.
+    pub account: Option<AccountId>,
+    /// The tags they ask for.
+    pub tags: Vec<String>,
+    /// Their priority.
+    pub priority: Option<i16>,
+    /// A rate to find the number of accounts for.
+    pub per_hour: Option<u64>,
+}
+
+impl ForecastQuery {
+    /// As the API's query parameters.
+    pub(crate) fn pairs(&self) -> Vec<(&'static str, String)> {
+        let optional = [
+            ("model", self.model.clone()),
+            ("account", self.account.as_ref().map(ToString::to_string)),
+            ("tags", (!self.tags.is_empty()).then(|| self.tags.join(","))),
+            (
+                "priority",
+                self.priority.map(|priority| priority.to_string()),
+            ),
+            ("per_hour", self.per_hour.map(|jobs| jobs.to_string())),
+        ];
+        let given = optional.into_iter();
+        let given = given.filter_map(|(name, value)| Some((name, value?)));
+        std::iter::once(("jobs", self.jobs.to_string()))
+            .chain(given)
+            .collect()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

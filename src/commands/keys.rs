@@ -2,8 +2,9 @@
 
 use clap::{Subcommand, builder::PossibleValue};
 use sluice_shared::{
-    api::{NewKey, Scope},
+    api::{KeyChange, NewKey, Scope},
     clock,
+    domain::Quota,
 };
 use uuid::Uuid;
 
@@ -22,6 +23,8 @@ use crate::{
 Examples:
   sluice keys
   sluice keys create ci --scope submit
+  sluice keys create nightly --weight 1 --max-running 4 --tokens-per-day 2000000
+  sluice keys set 0193a3f0-7c1e-7d32-b5a1-1f3c8e0b9d42 --weight 5 --max-running none
   sluice keys revoke 0193a3f0-7c1e-7d32-b5a1-1f3c8e0b9d42
 
 Scopes, each with what stands before it:
@@ -53,6 +56,16 @@ enum Action {
         /// What it may do
         #[arg(long = "scope", value_delimiter = ',', default_value = "submit")]
         scopes: Vec<ScopeName>,
+        #[command(flatten)]
+        limits: Limits,
+    },
+    /// Change the weight and quota of a key's client; what is not named stays as it is
+    Set {
+        /// The key's id
+        #[arg(value_name = "ID")]
+        id: Uuid,
+        #[command(flatten)]
+        limits: Limits,
     },
     /// Revoke a key, at once and for good
     Revoke {
@@ -60,6 +73,92 @@ enum Action {
         #[arg(value_name = "ID")]
         id: Uuid,
     },
+}
+
+/// What a client may have. Keys of one name are one client and share it.
+#[derive(Debug, Default, clap::Args)]
+struct Limits {
+    /// Its share beside other clients with jobs waiting, 1 to 1000
+    #[arg(long, value_name = "N")]
+    weight: Option<u32>,
+    /// Requests to the API in a minute; `none` lifts it, as with all of these
+    #[arg(long, value_name = "N")]
+    requests_per_minute: Option<Most>,
+    /// Jobs waiting; a submit beyond it is refused
+    #[arg(long, value_name = "N")]
+    max_waiting: Option<Most>,
+    /// Jobs running at once; those beyond it wait
+    #[arg(long, value_name = "N")]
+    max_running: Option<Most>,
+    /// Input and output tokens in a day (UTC)
+    #[arg(long, value_name = "N")]
+    tokens_per_day: Option<Most>,
+    /// Input and output tokens in a month (UTC)
+    #[arg(long, value_name = "N")]
+    tokens_per_month: Option<Most>,
+    /// Cost in a day (UTC), in millionths of a US dollar
+    #[arg(long, value_name = "N")]
+    cost_microusd_per_day: Option<Most>,
+    /// Cost in a month (UTC), in millionths of a US dollar
+    #[arg(long, value_name = "N")]
+    cost_microusd_per_month: Option<Most>,
+}
+
+/// A limit, or that there is none.
+#[derive(Clone, Copy, Debug)]
+struct Most(Option<u64>);
+
+impl std::str::FromStr for Most {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "none" => Ok(Self(None)),
+            number => match number.parse() {
+                Ok(number) if number > 0 => Ok(Self(Some(number))),
+                _ => Err("write a whole number from 1, or `none`"),
+            },
+        }
+    }
+}
+
+impl Limits {
+    fn change(&self) -> KeyChange {
+        let limits = [
+            ("requests_per_minute", self.requests_per_minute),
+            ("max_waiting", self.max_waiting),
+            ("max_running", self.max_running),
+            ("tokens_per_day", self.tokens_per_day),
+            ("tokens_per_month", self.tokens_per_month),
+            ("cost_microusd_per_day", self.cost_microusd_per_day),
+            ("cost_microusd_per_month", self.cost_microusd_per_month),
+        ];
+        let given = limits
+            .into_iter()
+            .filter_map(|(name, most)| Some((name.to_owned(), most?.0.into())));
+        KeyChange {
+            weight: self.weight,
+            quota: given.collect(),
+        }
+    }
+}
+
+/// A quota in one line: only the limits that there are.
+fn in_words(quota: &Quota) -> String {
+    let limits = [
+        (quota.requests_per_minute.map(u64::from), "requests/min"),
+        (quota.max_waiting.map(u64::from), "waiting"),
+        (quota.max_running.map(u64::from), "running"),
+        (quota.tokens_per_day, "tokens/day"),
+        (quota.tokens_per_month, "tokens/month"),
+        (quota.cost_microusd_per_day, "µ$/day"),
+        (quota.cost_microusd_per_month, "µ$/month"),
+    ];
+    let words: Vec<String> = limits
+        .into_iter()
+        .filter_map(|(most, unit)| Some(format!("{} {unit}", most?)))
+        .collect();
+    words.join(", ")
 }
 
 /// A scope as it is written on the command line.
@@ -102,7 +201,8 @@ pub(crate) async fn run(args: &Args, home: &Home) -> Result<Exit, Failure> {
                 return Ok(Exit::Done);
             }
             let now = clock::now();
-            let mut table = output::columns(["ID", "NAME", "KEY", "SCOPES", "MADE", ""]);
+            let mut table =
+                output::columns(["ID", "NAME", "KEY", "SCOPES", "WEIGHT", "QUOTA", "MADE", ""]);
             for key in &list.keys {
                 let scopes: Vec<&str> = key
                     .scopes
@@ -117,18 +217,31 @@ pub(crate) async fn run(args: &Args, home: &Home) -> Result<Exit, Failure> {
                     one_line(&key.name, 40),
                     format!("{}…", one_line(&key.prefix, 20)),
                     scopes.join(", "),
+                    key.weight.to_string(),
+                    in_words(&key.quota),
                     relative(key.created_at, now),
                     revoked.unwrap_or_default(),
                 ]);
             }
             output::table(&table)?;
         }
-        Some(Action::Create { name, scopes }) => {
+        Some(Action::Create {
+            name,
+            scopes,
+            limits,
+        }) => {
+            let KeyChange { weight, quota } = limits.change();
+            let quota = (!quota.is_empty())
+                .then(|| serde_json::from_value(quota.into()))
+                .transpose()
+                .map_err(|error| Failure::usage(format!("a limit: {error}")))?;
             let scopes = scopes.iter().map(|scope| scope.0).collect();
             let created = client
                 .create_key(&NewKey {
                     name: name.clone(),
                     scopes,
+                    weight,
+                    quota,
                 })
                 .await?;
             if args.json {
@@ -136,6 +249,16 @@ pub(crate) async fn run(args: &Args, home: &Home) -> Result<Exit, Failure> {
             } else {
                 output::note("The key is shown this once; only its hash is kept.");
                 output::line(&created.key)?;
+            }
+        }
+        Some(Action::Set { id, limits }) => {
+            let view = client.change_key(*id, &limits.change()).await?;
+            if args.json {
+                output::json(&view)?;
+            } else {
+                let quota = in_words(&view.quota);
+                let quota = if quota.is_empty() { "no quota" } else { &quota };
+                output::note(&format!("{}: weight {}, {quota}", view.name, view.weight));
             }
         }
         Some(Action::Revoke { id }) => {
@@ -172,5 +295,32 @@ mod tests {
             ["read", "operate"]
         );
         assert!(Line::try_parse_from(["x", "create", "ci", "--scope", "root"]).is_err());
+    }
+
+    #[test]
+    fn only_the_limits_that_are_named_change() {
+        let id = "0193a3f0-7c1e-7d32-b5a1-1f3c8e0b9d42";
+        let line = [
+            "x",
+            "set",
+            id,
+            "--weight",
+            "3",
+            "--max-running",
+            "none",
+            "--max-waiting",
+            "9",
+        ];
+        let Some(Action::Set { limits, .. }) = Line::parse_from(line).args.action else {
+            panic!("it is no change");
+        };
+        let change = limits.change();
+        assert_eq!(change.weight, Some(3));
+        let quota = serde_json::Value::Object(change.quota);
+        assert_eq!(
+            quota,
+            serde_json::json!({ "max_running": null, "max_waiting": 9 })
+        );
+        assert!(Line::try_parse_from(["x", "set", id, "--max-running", "0"]).is_err());
     }
 }

@@ -13,6 +13,7 @@ mod job_view;
 pub(crate) mod keys;
 pub(crate) mod list;
 pub(crate) mod migrate;
+pub(crate) mod plan;
 pub(crate) mod retry;
 pub(crate) mod submit;
 pub(crate) mod up;

@@ -90,6 +90,7 @@ struct Checked {
         (status = 415, description = "`unsupported_media_type`"),
         (status = 422, description = "`invalid_job`, `invalid_character`, `too_many_jobs`, \
             `no_such_lane`, `idempotency_key_reused`"),
+        (status = 429, description = "`too_many_waiting`, `budget_spent`, `too_many_requests`"),
     )
 )]
 pub(super) async fn submit_jobs(
@@ -142,6 +143,7 @@ pub(super) async fn submit_jobs(
         (status = 404, description = "`no_such_job`"),
         (status = 409, description = "`not_ended`"),
         (status = 422, description = "`no_such_lane`, `idempotency_key_reused`"),
+        (status = 429, description = "`too_many_waiting`, `budget_spent`, `too_many_requests`"),
     )
 )]
 pub(super) async fn retry_job(
@@ -295,6 +297,9 @@ async fn keep(edge: &Edge, client: String, checked: Checked) -> Result<Response,
     let (jobs, replayed) = match answer.map_err(|_| ApiError::submit_unknown())?? {
         Submitted::Accepted => (fresh, false),
         Submitted::Replayed(ids) => (states_of(edge, &ids).await?, true),
+        Submitted::OverQuota(violation) => {
+            return Err(ApiError::over_quota(&violation, fresh.len(), clock::now()));
+        }
         Submitted::Mismatch => {
             let detail = "this Idempotency-Key came with another request before; take a new one";
             return Err(ApiError::new(Code::IdempotencyKeyReused, detail));

@@ -64,9 +64,14 @@ pub(super) fn base() -> openapi::OpenApi {
 /// Adds to each operation what is the same for all.
 pub(super) fn complete(mut document: openapi::OpenApi) -> openapi::OpenApi {
     for item in document.paths.paths.values_mut() {
-        for operation in [&mut item.get, &mut item.post, &mut item.delete]
-            .into_iter()
-            .flatten()
+        for operation in [
+            &mut item.get,
+            &mut item.post,
+            &mut item.patch,
+            &mut item.delete,
+        ]
+        .into_iter()
+        .flatten()
         {
             add_common_problems(operation);
             for (status, response) in &mut operation.responses.responses {
@@ -97,6 +102,7 @@ fn add_common_problems(operation: &mut Operation) {
         ),
         ("401", "`unauthorized`"),
         ("403", "`forbidden`"),
+        ("429", "`too_many_requests`; try again after `Retry-After`"),
         ("500", "`internal`"),
         (
             "503",

@@ -68,7 +68,12 @@ impl FromRequestParts<Arc<Edge>> for Caller {
             })?;
         let client = edge.app.keys.client(&edge.app.store, secret);
         match edge.truth(client).await? {
-            Some(client) => Ok(Self(client)),
+            Some(client) => {
+                edge.rates
+                    .count(&edge.app.live, &client, &parts.extensions)
+                    .await?;
+                Ok(Self(client))
+            }
             None => Err(ApiError::unauthorized("this API key is unknown or revoked")),
         }
     }

@@ -17,7 +17,7 @@ use sluice_shared::{
 use super::{
     Edge,
     extract::{self, Caller, Id, NoParams},
-    list,
+    forecast, list,
     problem::{ApiError, Code},
 };
 
@@ -27,7 +27,7 @@ const TELL: Duration = Duration::from_secs(1);
 /// Get a job, or wait for its end.
 ///
 /// With `wait` the answer comes as soon as the job has ended, and with its current state when
-/// that time is over.
+/// that time is over. A job that waits for capacity says where it stands and when it may start.
 #[utoipa::path(
     get, path = "/api/jobs/{id}", tag = "jobs", security(("key" = ["read"])),
     params(
@@ -48,7 +48,7 @@ pub(super) async fn get_job(
 ) -> Result<Json<JobView>, ApiError> {
     let wait = extract::wait(query.as_deref(), edge.app.config.api.max_wait)?;
     let Some(wait) = wait else {
-        return find(&edge, id.job()).await.map(Json);
+        return forecast::found(&edge, id.job()).await.map(Json);
     };
     // Before looking, or its end may be missed.
     let mut waiter = edge.app.waiters.wait_for(id.job());
@@ -60,7 +60,7 @@ pub(super) async fn get_job(
         _ = waiter.wait(wait.0) => {}
         () = edge.shutdown.cancelled() => {}
     }
-    find(&edge, id.job()).await.map(Json)
+    forecast::found(&edge, id.job()).await.map(Json)
 }
 
 /// List jobs, newest first.
@@ -145,7 +145,7 @@ pub(super) async fn cancel_job(
     Ok((status, Json(find(&edge, job).await?)))
 }
 
-async fn find(edge: &Edge, id: JobId) -> Result<JobView, ApiError> {
+pub(super) async fn find(edge: &Edge, id: JobId) -> Result<JobView, ApiError> {
     edge.truth(edge.app.store.job(id))
         .await?
         .ok_or_else(|| no_such_job(id))

@@ -53,14 +53,17 @@ where
 
 /// Serde speaks of Rust's types; a client knows JSON's.
 fn plain_words(message: &str) -> String {
-    const WORDS: [(&str, &str); 8] = [
+    const WORDS: [(&str, &str); 11] = [
         ("expected struct Message", "expected an object"),
         ("expected struct NewJob", "expected an object"),
         ("expected struct NewKey", "expected an object"),
+        ("expected struct KeyChange", "expected an object"),
+        ("expected struct Quota", "expected an object"),
         ("expected a map", "expected an object"),
         ("expected a sequence", "expected an array"),
         ("expected i16", "expected a whole number"),
         ("expected u32", "expected a whole number"),
+        ("expected u64", "expected a whole number"),
         ("expected enum", "expected one of its names, not"),
     ];
     // Only the end is serde's own: what stands before may be the client's text.

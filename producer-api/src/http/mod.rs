@@ -10,6 +10,7 @@ mod accounts;
 mod body;
 mod docs;
 mod extract;
+mod forecast;
 mod health;
 mod idempotency;
 mod jobs;
@@ -20,6 +21,7 @@ mod list;
 mod metrics;
 mod pages;
 mod problem;
+mod rate;
 mod server;
 mod submit;
 #[cfg(test)]
@@ -33,6 +35,7 @@ use std::{future::Future, sync::Arc, time::Duration};
 use axum::{
     Router,
     http::{HeaderValue, header},
+    middleware,
     response::Response,
     routing::get,
 };
@@ -63,6 +66,7 @@ struct Edge {
     bodies: Bodies,
     checkup: Checkup,
     gauges: Gauges,
+    rates: rate::Rates,
     /// Long polls answer at once when it is cancelled.
     shutdown: CancellationToken,
 }
@@ -75,6 +79,7 @@ impl Edge {
             bodies,
             checkup: Checkup::default(),
             gauges: Gauges::default(),
+            rates: rate::Rates::default(),
             shutdown,
             app,
         }
@@ -125,12 +130,13 @@ fn api() -> OpenApiRouter<Arc<Edge>> {
         .routes(routes!(jobs::get_job))
         .routes(routes!(jobs::cancel_job))
         .routes(routes!(accept::retry_job))
+        .routes(routes!(forecast::forecast))
         .routes(routes!(accounts::list_accounts))
         .routes(routes!(accounts::get_account))
         .routes(routes!(accounts::pause_account))
         .routes(routes!(accounts::resume_account))
         .routes(routes!(keys::list_keys, keys::create_key))
-        .routes(routes!(keys::revoke_key))
+        .routes(routes!(keys::change_key, keys::revoke_key))
         .routes(routes!(health::live))
         .routes(routes!(health::ready))
         .routes(routes!(health::health))
@@ -151,7 +157,7 @@ fn router(edge: Arc<Edge>) -> Router {
 /// What stands around every route.
 fn wrap<S: Clone + Send + Sync + 'static>(router: Router<S>) -> Router<S> {
     let responses = Responses::default();
-    router.layer(
+    router.layer(middleware::from_fn(rate::tell)).layer(
         ServiceBuilder::new()
             .map_response(move |response| finish(response, &responses))
             .layer(CatchPanicLayer::custom(problem::panicked)),

@@ -7,7 +7,10 @@ use axum::{
     http::{HeaderName, HeaderValue, Method, StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };
-use sluice_shared::api::{FieldError, Problem, Scope};
+use sluice_shared::{
+    api::{FieldError, Problem, Scope},
+    domain::{Span, Time, quota::Violation},
+};
 
 use crate::{store::StoreError, submitter::SubmitError};
 
@@ -16,6 +19,9 @@ pub(super) const PAGE: &str = "/docs/problems";
 
 /// Fields named in one problem, at most.
 pub(super) const MOST_FIELDS: usize = 50;
+
+/// Seconds after which a client may try again whose jobs do not fit into its backlog.
+const BACKLOG_PAUSE: u64 = 5;
 
 /// Longest text that is repeated from a request.
 const MOST_TEXT: usize = 300;
@@ -108,6 +114,12 @@ codes! {
         "No configured account fits the account, model and tags that the job asks for.";
     IdempotencyKeyReused = UNPROCESSABLE_ENTITY, "idempotency_key_reused", "The key stands for another request",
         "This Idempotency-Key came with another request before; take a new one.";
+    TooManyRequests = TOO_MANY_REQUESTS, "too_many_requests", "Too many requests",
+        "The key's `requests_per_minute` is used up; try again after `Retry-After`.";
+    TooManyWaiting = TOO_MANY_REQUESTS, "too_many_waiting", "Too many jobs waiting",
+        "With these jobs the client would have more waiting than its `max_waiting`; nothing was accepted. Try again when some have ended, or in smaller arrays.";
+    BudgetSpent = TOO_MANY_REQUESTS, "budget_spent", "The budget is spent",
+        "The client has used up the budget named in `violated-policies`; `resets_at` says when it starts anew.";
     Internal = INTERNAL_SERVER_ERROR, "internal", "A fault of ours",
         "Something went wrong inside; the log says what.";
     Busy = SERVICE_UNAVAILABLE, "busy", "Too much at once",
@@ -126,6 +138,8 @@ struct Refusal {
     detail: Cow<'static, str>,
     errors: Vec<FieldError>,
     header: Option<(HeaderName, HeaderValue)>,
+    policy: Option<&'static str>,
+    resets_at: Option<Time>,
 }
 
 impl ApiError {
@@ -143,6 +157,8 @@ impl ApiError {
             detail: detail.into(),
             errors: Vec::new(),
             header,
+            policy: None,
+            resets_at: None,
         }))
     }
 
@@ -160,6 +176,46 @@ impl ApiError {
     pub(super) fn with(mut self, errors: Vec<FieldError>) -> Self {
         self.0.errors = errors;
         self
+    }
+
+    /// Says which rule of a quota stands against it, when that starts anew, and in how many
+    /// seconds to try again.
+    pub(super) fn over(
+        mut self,
+        policy: &'static str,
+        resets_at: Option<Time>,
+        retry_after: u64,
+    ) -> Self {
+        self.0.policy = Some(policy);
+        self.0.resets_at = resets_at;
+        self.0.header = Some((header::RETRY_AFTER, HeaderValue::from(retry_after)));
+        self
+    }
+
+    /// A submit that its client's quota does not allow.
+    pub(super) fn over_quota(violation: &Violation, jobs: usize, now: Time) -> Self {
+        let Violation {
+            policy,
+            limit,
+            used,
+            resets_at,
+        } = *violation;
+        let name = policy.as_str();
+        match resets_at {
+            None => {
+                let detail = format!(
+                    "{used} of at most {limit} jobs wait already; {jobs} more do not fit, and none \
+                     was accepted"
+                );
+                Self::new(Code::TooManyWaiting, detail).over(name, None, BACKLOG_PAUSE)
+            }
+            Some(reset) => {
+                let detail =
+                    format!("{used} of {name} {limit} are used; it starts anew at {reset}");
+                let wait = super::rate::seconds(Span(reset.since(now)));
+                Self::new(Code::BudgetSpent, detail).over(name, resets_at, wait)
+            }
+        }
     }
 
     /// A fault of ours: its cause goes to the log, and only there.
@@ -262,6 +318,8 @@ impl IntoResponse for ApiError {
             detail,
             errors,
             header,
+            policy,
+            resets_at,
         } = *self.0;
         let problem = Problem {
             r#type: format!("{PAGE}#{}", code.as_str()),
@@ -270,6 +328,8 @@ impl IntoResponse for ApiError {
             detail: detail.into_owned(),
             code: code.as_str().into(),
             errors,
+            violated_policies: policy.into_iter().map(str::to_owned).collect(),
+            resets_at,
         };
         let mut response = (code.status(), Json(problem)).into_response();
         let headers = response.headers_mut();

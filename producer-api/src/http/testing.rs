@@ -223,6 +223,15 @@ impl Api {
 
     /// Ends an attempt with an answer, as the intake does.
     pub(super) async fn succeed(&self, dispatch: &Dispatch) {
+        let answer = Completion {
+            text: "done".into(),
+            ..Completion::default()
+        };
+        self.answer(dispatch, answer).await;
+    }
+
+    /// Ends an attempt with this answer.
+    pub(super) async fn answer(&self, dispatch: &Dispatch, answer: Completion) {
         let now = clock::now();
         let reply = Reply {
             job: dispatch.job,
@@ -232,10 +241,7 @@ impl Api {
             report: Report::Finished {
                 started_at: Some(now),
                 finished_at: now,
-                outcome: Outcome::Completed(Completion {
-                    text: "done".into(),
-                    ..Completion::default()
-                }),
+                outcome: Outcome::Completed(answer),
             },
         };
         assert!(self.app.settle(&[Verdict::Report(reply)]).await);

@@ -1,5 +1,14 @@
 //! Claiming: backlog jobs are bound to accounts and their slots charged, in one transaction.
 
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
+
 use sea_orm::{
     ColumnTrait, ConnectionTrait, DatabaseTransaction, EntityTrait, QueryFilter, QueryOrder,
     QuerySelect, Statement,
@@ -16,9 +25,9 @@ use uuid::Uuid;
 use super::{
     Store, StoreError,
     bulk::{Column, Rows},
-    count,
+    clients, count,
     entity::account_state,
-    for_update, parse_json,
+    fair, for_update, parse_json,
 };
 
 /// A lane that may have jobs waiting.
@@ -56,6 +65,7 @@ pub struct Claimed {
 
 /// A waiting job with what its message needs.
 struct Waiting {
+    client: String,
     attempt: u32,
     delivery: Delivery,
     timeout: Span,
@@ -101,6 +111,7 @@ impl Store {
             .collect();
         let mut heads: Vec<Head> = Vec::new();
         let mut waiting: Vec<Waiting> = Vec::new();
+        let caps = self.caps(&tx, claim, now).await?;
         for (index, demand) in claim.lanes.iter().enumerate() {
             let room: usize = lanes[index]
                 .iter()
@@ -108,10 +119,39 @@ impl Store {
                 .sum();
             let most = room.min(claim.most);
             if most > 0 {
-                let found =
-                    lock_heads(&tx, &demand.key, index, most, &mut heads, &mut waiting).await?;
-                claimed.waiting[index] = found == most;
+                let found = match &caps {
+                    None => {
+                        lock_heads(
+                            &tx,
+                            &demand.key,
+                            None,
+                            index,
+                            most,
+                            &mut heads,
+                            &mut waiting,
+                        )
+                        .await?
+                    }
+                    Some(caps) => {
+                        lock_heads_in_caps(
+                            &tx,
+                            &demand.key,
+                            caps,
+                            index,
+                            most,
+                            &mut heads,
+                            &mut waiting,
+                        )
+                        .await?
+                    }
+                };
+                claimed.waiting[index] = found >= most;
             }
+        }
+        if let Some(caps) = &caps {
+            keep_caps(caps, &mut heads, &mut waiting);
+            // Those beyond a cap were not looked at: they may wait in any of the lanes.
+            claimed.waiting.fill(true);
         }
         let mut bindings = route::plan(&heads, &seats, &lanes, claim.strategy, cursor);
         bindings.truncate(claim.most);
@@ -127,10 +167,100 @@ impl Store {
             claimed.waiting[head.lane] = true;
         }
         bind(&tx, &heads, &seats, &waiting, &bindings, now).await?;
+        fair::advance(&tx, self.slot, claim.lanes, &heads, &bindings).await?;
         tx.commit().await?;
         claimed.dispatches = dispatches(&heads, &seats, waiting, &bindings)?;
         Ok(claimed)
     }
+}
+
+/// When to ask whether any client has a limit on what it has in flight; cheap to clone. As long
+/// as none has, claims know nothing of it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Caps {
+    none_until: Arc<AtomicI64>,
+}
+
+/// How long it holds that no client has such a limit.
+const NO_CAPS: Duration = Duration::from_secs(1);
+
+impl Caps {
+    /// A limit was set just now.
+    pub(super) fn look_again(&self) {
+        self.none_until.store(0, Ordering::Relaxed);
+    }
+}
+
+impl Store {
+    /// How many more jobs the limited clients may have dispatched; `None` when that limits
+    /// nothing in this claim.
+    async fn caps(
+        &self,
+        tx: &DatabaseTransaction,
+        claim: &Claim<'_>,
+        now: Time,
+    ) -> Result<Option<BTreeMap<String, u32>>, StoreError> {
+        if now.as_millis() < self.caps.none_until.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
+        if !clients::any_caps(tx).await? {
+            let until = (now + NO_CAPS).as_millis();
+            self.caps.none_until.store(until, Ordering::Relaxed);
+            return Ok(None);
+        }
+        let lanes: Vec<&str> = claim
+            .lanes
+            .iter()
+            .map(|demand| demand.key.as_str())
+            .collect();
+        let caps = clients::caps(tx, &lanes, now).await?;
+        let binds = |cap: &u32| usize::try_from(*cap).unwrap_or(usize::MAX) < claim.most;
+        Ok(caps.values().any(binds).then_some(caps))
+    }
+}
+
+/// Locks the first jobs of each client of a lane, so that a client at its limit keeps nobody's
+/// jobs out of sight, however many of its own stand before them.
+async fn lock_heads_in_caps(
+    tx: &DatabaseTransaction,
+    lane_key: &str,
+    caps: &BTreeMap<String, u32>,
+    lane: usize,
+    most: usize,
+    heads: &mut Vec<Head>,
+    waiting: &mut Vec<Waiting>,
+) -> Result<usize, StoreError> {
+    let mut found = 0;
+    for client in clients::clients_of_lane(tx, lane_key).await? {
+        let cap = caps
+            .get(&client)
+            .map_or(most, |cap| most.min(usize::try_from(*cap).unwrap_or(most)));
+        if cap > 0 {
+            found += lock_heads(tx, lane_key, Some(&client), lane, cap, heads, waiting).await?;
+        }
+    }
+    Ok(found)
+}
+
+/// Leaves of each limited client's jobs only those that go first, over all lanes.
+fn keep_caps(caps: &BTreeMap<String, u32>, heads: &mut Vec<Head>, waiting: &mut Vec<Waiting>) {
+    let mut left = caps.clone();
+    let mut order: Vec<usize> = (0..heads.len()).collect();
+    order.sort_unstable_by_key(|&index| {
+        let head = &heads[index];
+        (std::cmp::Reverse(head.priority), head.fair_tag, head.job)
+    });
+    let mut keep = vec![true; heads.len()];
+    for index in order {
+        if let Some(left) = left.get_mut(&waiting[index].client) {
+            keep[index] = *left > 0;
+            *left = left.saturating_sub(1);
+        }
+    }
+    let mut kept = keep.iter();
+    heads.retain(|_| kept.next().is_some_and(|keep| *keep));
+    let mut kept = keep.iter();
+    waiting.retain(|_| kept.next().is_some_and(|keep| *keep));
 }
 
 /// Locks the accounts that the lanes could use, in one order for all, and tells their room.
@@ -181,31 +311,35 @@ async fn lock_seats(
     Ok(seats)
 }
 
-/// Locks the first jobs of a lane, past those that others hold. Returns how many there were.
+/// Locks the first jobs of a lane, of all clients or of one, past those that others hold. Returns how many there were.
 async fn lock_heads(
     tx: &DatabaseTransaction,
     lane_key: &str,
+    client: Option<&str>,
     lane: usize,
     most: usize,
     heads: &mut Vec<Head>,
     waiting: &mut Vec<Waiting>,
 ) -> Result<usize, StoreError> {
+    let of_client = if client.is_some() {
+        "AND client = $3"
+    } else {
+        ""
+    };
     // The CTE is not decoration: Postgres may overstep a LIMIT in a plain subquery that locks.
     let sql = format!(
         "WITH head AS MATERIALIZED (\
-           SELECT id, priority, fair_tag, attempt, at_most_once, timeout_ms, session FROM jobs \
-           WHERE lane = $1 AND state = 'queued' AND ready \
+           SELECT id, priority, fair_tag, attempt, at_most_once, timeout_ms, session, client \
+           FROM jobs WHERE lane = $1 AND state = 'queued' AND ready {of_client} \
            ORDER BY priority DESC, fair_tag, id LIMIT $2 {}) \
          SELECT head.id, head.priority, head.fair_tag, head.attempt, head.at_most_once, \
-         head.timeout_ms, head.session, p.request, p.traceparent FROM head JOIN job_payloads p ON p.job = head.id",
+         head.timeout_ms, head.session, p.request, p.traceparent, head.client FROM head JOIN job_payloads p ON p.job = head.id",
         for_update(tx, "FOR UPDATE SKIP LOCKED")
     );
     let limit = i64::try_from(most).unwrap_or(i64::MAX);
-    let statement = Statement::from_sql_and_values(
-        tx.get_database_backend(),
-        sql,
-        [lane_key.into(), limit.into()],
-    );
+    let mut values: Vec<sea_orm::Value> = vec![lane_key.into(), limit.into()];
+    values.extend(client.map(Into::into));
+    let statement = Statement::from_sql_and_values(tx.get_database_backend(), sql, values);
     let rows = tx.query_all_raw(statement).await?;
     for row in &rows {
         let priority: i64 = row.try_get_by_index(1)?;
@@ -227,6 +361,7 @@ async fn lock_heads(
             session: row.try_get_by_index(6)?,
             request: row.try_get_by_index(7)?,
             traceparent: row.try_get_by_index(8)?,
+            client: row.try_get_by_index(9)?,
         });
     }
     Ok(rows.len())

@@ -89,6 +89,18 @@ impl Store {
             .transpose()
     }
 
+    /// The key with this id, revoked or not.
+    ///
+    /// # Errors
+    /// When the database cannot be reached.
+    pub async fn key(&self, id: Uuid) -> Result<Option<KeyRow>, StoreError> {
+        api_key::Entity::find_by_id(id)
+            .one(&self.read)
+            .await?
+            .map(KeyRow::try_from)
+            .transpose()
+    }
+
     /// Every key, newest first.
     ///
     /// # Errors

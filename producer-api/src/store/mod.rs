@@ -7,9 +7,13 @@
 mod accounts;
 mod bulk;
 mod claim;
+mod clients;
 mod entity;
+mod fair;
+mod forecast;
 mod history;
 mod keys;
+mod mend;
 mod query;
 mod settle;
 mod submit;
@@ -27,6 +31,8 @@ use sluice_shared::config::{self, Config, ConfigError};
 
 pub use accounts::AccountRow;
 pub use claim::{Claim, Claimed, LaneDemand};
+pub use clients::ClientRow;
+pub use forecast::{MOST_AHEAD, Measure, Place, Waiting};
 pub use keys::{KeyRow, Revoked};
 pub use query::{Filter, Page};
 pub use settle::{Settled, Verdict};
@@ -38,6 +44,9 @@ pub use sweep::{InFlight, Swept};
 pub struct Store {
     write: DatabaseConnection,
     read: DatabaseConnection,
+    /// Where this process counts what others count, too, without waiting for them.
+    slot: i64,
+    caps: claim::Caps,
 }
 
 /// Why the truth plane did not do it.
@@ -115,6 +124,8 @@ impl Store {
         Ok(Self {
             read: pool.clone(),
             write: pool,
+            slot: fair::slot(),
+            caps: claim::Caps::default(),
         })
     }
 
@@ -129,7 +140,12 @@ impl Store {
         })?;
         let write = Self::open_sqlite(path, 1).await?;
         let read = Self::open_sqlite(path, 4).await?;
-        let store = Self { write, read };
+        let store = Self {
+            write,
+            read,
+            slot: fair::slot(),
+            caps: claim::Caps::default(),
+        };
         store.migrate().await?;
         Ok(store)
     }

@@ -250,6 +250,8 @@ fn view(row: job::Model) -> Result<JobView, StoreError> {
         }),
         request: None,
         attempts: None,
+        position: None,
+        estimated_start_at: None,
     })
 }
 

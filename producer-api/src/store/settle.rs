@@ -8,7 +8,7 @@ use sea_orm::{
 use sluice_shared::{
     domain::{
         Cooldown, Delivery, Event, Job, JobId, Outcome, Settlement, Standing, State, Time,
-        job::Refused,
+        job::Refused, quota::Spent,
     },
     message::{Reply, Report},
 };
@@ -16,7 +16,7 @@ use sluice_shared::{
 use super::{
     Store, StoreError,
     bulk::{Column, Rows},
-    count,
+    clients, count,
     entity::{account_state, job},
     for_update,
     history::{Ending, History},
@@ -108,6 +108,7 @@ impl Store {
         let mut history = History::default();
         let mut freed: BTreeMap<String, Freed> = BTreeMap::new();
         let mut judged: BTreeMap<String, Vec<&Outcome>> = BTreeMap::new();
+        let mut spent: BTreeMap<String, Spent> = BTreeMap::new();
         for verdict in verdicts {
             let Some(entry) = open.get_mut(&verdict.job()) else {
                 settled.refused += 1;
@@ -120,6 +121,15 @@ impl Store {
             };
             let account = entry.row.account.clone().unwrap_or_default();
             if let Some(ending) = ending {
+                if let Some(Outcome::Completed(answer)) = ending.outcome {
+                    let used = answer.usage;
+                    let client = spent.entry(entry.row.client.clone()).or_default();
+                    *client = client.plus(Spent {
+                        jobs: 1,
+                        tokens: used.input_tokens.saturating_add(used.output_tokens),
+                        cost_microusd: used.cost_microusd.unwrap_or_default(),
+                    });
+                }
                 if let Some(outcome) = ending.outcome {
                     judged.entry(account.clone()).or_default().push(outcome);
                 }
@@ -147,6 +157,9 @@ impl Store {
         history.write(&tx).await?;
         release(&tx, &freed).await?;
         judge(&tx, &judged, now, chance).await?;
+        // Jobs that used nothing that can be measured tell a budget nothing.
+        spent.retain(|_, spent| spent.tokens > 0 || spent.cost_microusd > 0);
+        clients::spend(&tx, self.slot, &spent, now).await?;
         tx.commit().await?;
         Ok(settled)
     }

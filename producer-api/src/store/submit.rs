@@ -2,15 +2,18 @@
 
 use std::collections::HashMap;
 
-use sea_orm::{ColumnTrait, Condition, DatabaseTransaction, EntityTrait, ExprTrait, QueryFilter};
-use sluice_shared::domain::{Delivery, JobId, Lane, Request, Time};
+use sea_orm::{
+    ColumnTrait, Condition, DatabaseTransaction, DbBackend, EntityTrait, ExprTrait, QueryFilter,
+};
+use sluice_shared::domain::{Delivery, JobId, Lane, Request, Time, quota};
 use uuid::Uuid;
 
 use super::{
     Store, StoreError,
     bulk::{Column, Rows},
+    clients,
     entity::idempotency_key,
-    parse_json, to_json,
+    fair, parse_json, to_json,
 };
 
 /// A job as it is accepted, checked and complete.
@@ -73,6 +76,8 @@ pub enum Submitted {
     Replayed(Vec<JobId>),
     /// The same key came with another request before.
     Mismatch,
+    /// The client's quota does not allow it.
+    OverQuota(quota::Violation),
 }
 
 impl Store {
@@ -86,16 +91,37 @@ impl Store {
         submissions: &[Submission],
         now: Time,
     ) -> Result<Vec<Submitted>, StoreError> {
+        // Before the transaction on Postgres, where a client's place would stay locked until its
+        // end and API processes would wait for each other's disk. SQLite has one writer anyway.
+        let sqlite = self.write.get_database_backend() == DbBackend::Sqlite;
+        let mut places = fair::Places::default();
+        if !sqlite {
+            places = fair::places(&self.write, submissions, now).await?;
+        }
         let tx = self.begin().await?;
-        let results = claim_keys(&tx, submissions, now).await?;
-        let accepted: Vec<&Submission> = submissions
+        if sqlite {
+            places = fair::places(&tx, submissions, now).await?;
+        }
+        let mut results = claim_keys(&tx, submissions, now).await?;
+        clients::admit(&tx, submissions, &mut results, &places.limited, now).await?;
+        let accepted: Vec<(&Submission, &[i64])> = submissions
             .iter()
+            .zip(&places.tags)
             .zip(&results)
             .filter(|(_, result)| **result == Submitted::Accepted)
-            .map(|(submission, _)| submission)
+            .map(|((submission, tags), _)| (submission, tags.as_slice()))
             .collect();
         insert_jobs(&tx, &accepted, now).await?;
         tx.commit().await?;
+        let unused = submissions
+            .iter()
+            .zip(&results)
+            .filter(|(_, result)| **result != Submitted::Accepted)
+            .map(|(submission, _)| submission);
+        if let Err(error) = fair::give_back(&self.write, unused, now).await {
+            // The gaps are closed by the next mending.
+            tracing::debug!(%error, "places in fair queueing could not be given back");
+        }
         Ok(results)
     }
 
@@ -232,19 +258,19 @@ async fn claim_keys(
 
 async fn insert_jobs(
     tx: &DatabaseTransaction,
-    submissions: &[&Submission],
+    submissions: &[(&Submission, &[i64])],
     now: Time,
 ) -> Result<(), StoreError> {
     let most = submissions
         .iter()
-        .map(|submission| submission.rows.len())
+        .map(|(submission, _)| submission.rows.len())
         .sum();
     let mut ids = Vec::with_capacity(most);
     let mut retries = Vec::with_capacity(most);
     let mut texts: [Vec<String>; 7] = std::array::from_fn(|_| Vec::with_capacity(most));
-    let mut numbers: [Vec<i64>; 9] = std::array::from_fn(|_| Vec::with_capacity(most));
-    for submission in submissions {
-        for row in &submission.rows {
+    let mut numbers: [Vec<i64>; 10] = std::array::from_fn(|_| Vec::with_capacity(most));
+    for (submission, tags) in submissions {
+        for (row, tag) in submission.rows.iter().zip(*tags) {
             ids.push(row.id.0);
             retries.push(row.retry_of.map_or(Uuid::nil(), |job| job.0));
             let values = [
@@ -269,6 +295,7 @@ async fn insert_jobs(
                 i64::from(row.delivery == Delivery::AtMostOnce),
                 now.as_millis(),
                 i64::from(row.retry_of.is_some()),
+                *tag,
             ];
             for (column, value) in numbers.iter_mut().zip(values) {
                 column.push(value);
@@ -286,12 +313,13 @@ async fn insert_jobs(
         once,
         created,
         is_retry,
+        fair_tags,
     ] = numbers.map(Column::Number);
     Rows::new(
         &[
             "id", "retry_of", "client", "lane", "model", "session", "metadata", "priority",
             "ready", "run_at", "expires_at", "timeout_ms", "max_attempts", "at_most_once",
-            "created_at", "is_retry",
+            "created_at", "is_retry", "fair_tag",
         ],
         vec![
             Column::Id(ids.clone()),
@@ -310,6 +338,7 @@ async fn insert_jobs(
             once,
             created,
             is_retry,
+            fair_tags,
         ],
     )
     .execute(
@@ -317,7 +346,7 @@ async fn insert_jobs(
         "INSERT INTO jobs (id, state, client, lane, model, priority, fair_tag, ready, run_at, \
          expires_at, timeout_ms, attempt, failures, losses, max_attempts, at_most_once, session, \
          metadata, retry_of, created_at) \
-         SELECT id, 'queued', client, lane, NULLIF(model, ''), priority, 0, ready = 1, run_at, \
+         SELECT id, 'queued', client, lane, NULLIF(model, ''), priority, fair_tag, ready = 1, run_at, \
          NULLIF(expires_at, 0), timeout_ms, 0, 0, 0, max_attempts, at_most_once = 1, \
          NULLIF(session, ''), metadata, CASE WHEN is_retry = 1 THEN retry_of END, created_at FROM v",
     )

@@ -45,17 +45,7 @@ impl Store {
         let backend = self.write.get_database_backend();
         let statement =
             |sql: String| Statement::from_sql_and_values(backend, sql, [now.as_millis().into()]);
-        let ready = self
-            .write
-            .query_all_raw(statement(
-                "UPDATE jobs SET ready = TRUE \
-                 WHERE state = 'queued' AND NOT ready AND run_at <= $1 RETURNING lane"
-                    .into(),
-            ))
-            .await?;
-        for row in ready {
-            swept.ready_lanes.push(row.try_get_by_index(0)?);
-        }
+        swept.ready_lanes = self.let_in(now).await?;
         swept.ready_lanes.sort_unstable();
         swept.ready_lanes.dedup();
         let expired = State::Queued

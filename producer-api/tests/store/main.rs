@@ -42,6 +42,9 @@ macro_rules! on_every_store {
     };
 }
 
+mod fair;
+mod quotas;
+
 on_every_store!(
     the_schema_is_complete,
     a_submission_is_whole,

@@ -1,10 +1,13 @@
-//! The pure core: states, retries, lanes, strategies and windows as functions of values.
+//! The pure core: states, retries, lanes, strategies, windows and fair shares as functions of values.
 
 pub mod account;
+pub mod fair;
+pub mod forecast;
 pub mod ids;
 pub mod job;
 pub mod lane;
 pub mod outcome;
+pub mod quota;
 pub mod request;
 pub mod retry;
 pub mod route;
@@ -15,5 +18,6 @@ pub use ids::{AccountId, JobId};
 pub use job::{Delivery, Event, Job, Refused, Settlement, State};
 pub use lane::Lane;
 pub use outcome::{Completion, Outcome, ThrottleKind, Usage};
+pub use quota::Quota;
 pub use request::{Message, Request, Role};
 pub use time::{Span, Time};

@@ -9,7 +9,7 @@ use std::{
 use tokio::{sync::mpsc::UnboundedReceiver, time};
 
 use super::{
-    LiveError, Piece, Presence, STREAM_LENGTH, StreamId, Wake,
+    LiveError, Piece, Presence, STREAM_LENGTH, StreamId, Taken, Wake,
     waiting::{Listeners, Waiting},
 };
 use crate::domain::{JobId, Span};
@@ -23,6 +23,9 @@ const BYTES_PER_PIECE: usize = 64;
 /// What a stream takes beside its pieces, roughly.
 const BYTES_PER_STREAM: usize = 256;
 
+/// Quotas remembered before those that are over are cleared away.
+const QUOTAS: usize = 1000;
+
 /// This process's memory.
 #[derive(Clone, Debug, Default)]
 pub struct Memory(Arc<Inner>);
@@ -32,6 +35,8 @@ struct Inner {
     listeners: Listeners,
     workers: Mutex<HashMap<String, (Presence, Instant)>>,
     streams: Mutex<Streams>,
+    /// What is left of each quota, and when it starts anew.
+    quotas: Mutex<HashMap<String, (i64, Instant)>>,
     waiting: Waiting,
 }
 
@@ -84,6 +89,24 @@ impl Memory {
         drop(workers);
         present.sort_unstable_by(|one, other| one.worker.cmp(&other.worker));
         Ok(present)
+    }
+
+    pub(super) fn take(&self, name: &str, quota: u32, window: Span) -> Taken {
+        let now = Instant::now();
+        let mut quotas = lock(&self.0.quotas);
+        if quotas.len() > QUOTAS {
+            quotas.retain(|_, (_, resets)| *resets > now);
+        }
+        let (left, resets) = quotas
+            .entry(name.to_owned())
+            .and_modify(|entry| {
+                if entry.1 <= now {
+                    *entry = (quota.into(), now + window.0);
+                }
+            })
+            .or_insert_with(|| (quota.into(), now + window.0));
+        *left = left.saturating_sub(1);
+        Taken::of(*left, Span(resets.saturating_duration_since(now)))
     }
 
     pub(super) fn append(&self, job: JobId, pieces: &[Piece], ttl: Span) -> Result<(), LiveError> {

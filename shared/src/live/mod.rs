@@ -91,6 +91,25 @@ pub enum Piece {
 )]
 pub struct StreamId(pub u64, pub u64);
 
+/// What was taken of a quota, and what is left of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Taken {
+    /// How many more there are until the reset; `None` when there was none left to take.
+    pub left: Option<u32>,
+    /// How long until the quota starts anew.
+    pub resets_in: Span,
+}
+
+impl Taken {
+    /// From a count that was `quota` at the start and may have gone below zero.
+    fn of(left: i64, resets_in: Span) -> Self {
+        Self {
+            left: u32::try_from(left).ok(),
+            resets_in,
+        }
+    }
+}
+
 impl StreamId {
     /// Before the first piece.
     pub const START: StreamId = StreamId(0, 0);
@@ -192,6 +211,18 @@ impl Live {
         match self {
             Self::Redis(redis) => redis.read(job, after, most, wait).await,
             Self::Memory(memory) => memory.read(job, after, most, wait).await,
+        }
+    }
+
+    /// Takes one of `quota` under this name. The quota starts anew one `window` after the first
+    /// that was taken.
+    ///
+    /// # Errors
+    /// When it cannot be reached.
+    pub async fn take(&self, name: &str, quota: u32, window: Span) -> Result<Taken, LiveError> {
+        match self {
+            Self::Redis(redis) => redis.take(name, quota, window).await,
+            Self::Memory(memory) => Ok(memory.take(name, quota, window)),
         }
     }
 

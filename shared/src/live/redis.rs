@@ -14,7 +14,7 @@ use secrecy::ExposeSecret;
 use tokio::{sync::mpsc::UnboundedReceiver, time};
 
 use self::news::News;
-use super::{LiveError, Piece, Presence, STREAM_LENGTH, StreamId, Wake};
+use super::{LiveError, Piece, Presence, STREAM_LENGTH, StreamId, Taken, Wake};
 use crate::{
     clock, config,
     domain::{JobId, Span},
@@ -204,6 +204,35 @@ impl Redis {
             };
             let _ = time::timeout_at(deadline.min(now + interval), more).await;
         }
+    }
+
+    pub(super) async fn take(
+        &self,
+        name: &str,
+        quota: u32,
+        window: Span,
+    ) -> Result<Taken, LiveError> {
+        let key = format!("sluice:quota:{name}");
+        let millis = window.as_millis().max(1);
+        let mut commands = redis::pipe();
+        commands
+            .cmd("SET")
+            .arg(&key)
+            .arg(quota)
+            .arg("NX")
+            .arg("PX")
+            .arg(millis)
+            .ignore();
+        commands.cmd("DECR").arg(&key);
+        commands.cmd("PTTL").arg(&key);
+        let (left, ttl): (i64, i64) = self.run(&commands).await?;
+        if ttl < 0 {
+            // It ran out between the commands, and what was counted down is a new key that would
+            // stay for ever.
+            self.run::<()>(redis::pipe().del(&key).ignore()).await?;
+            return Ok(Taken::of(i64::from(quota) - 1, window));
+        }
+        Ok(Taken::of(left, Span::from_millis(ttl)))
     }
 
     pub(super) async fn ready(&self) -> Result<(), LiveError> {

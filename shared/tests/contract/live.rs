@@ -39,6 +39,8 @@ on_every_live_plane!(
     many_readers_of_one_stream_are_woken,
     a_wait_ends_without_news,
     a_stream_ends_with_its_time,
+    a_quota_is_taken_until_it_is_spent,
+    a_quota_starts_anew,
     it_is_ready,
 );
 
@@ -231,4 +233,28 @@ async fn a_stream_ends_with_its_time(live: Live) {
 
 async fn it_is_ready(live: Live) {
     live.ready().await.unwrap();
+}
+
+async fn a_quota_is_taken_until_it_is_spent(live: Live) {
+    let (one, other) = (JobId::generate().to_string(), JobId::generate().to_string());
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..30 {
+        let (live, name) = (live.clone(), one.clone());
+        tasks.spawn(async move { live.take(&name, 20, MINUTE).await.unwrap() });
+    }
+    let taken = tasks.join_all().await;
+    let mut left: Vec<u32> = taken.iter().filter_map(|taken| taken.left).collect();
+    left.sort_unstable();
+    assert_eq!(left, (0..20).collect::<Vec<_>>());
+    assert!(taken.iter().all(|taken| taken.resets_in <= MINUTE));
+    assert_eq!(live.take(&other, 20, MINUTE).await.unwrap().left, Some(19));
+}
+
+async fn a_quota_starts_anew(live: Live) {
+    let name = JobId::generate().to_string();
+    let window = Span::from_millis(300);
+    assert_eq!(live.take(&name, 1, window).await.unwrap().left, Some(0));
+    let spent = live.take(&name, 1, window).await.unwrap();
+    assert_eq!(spent.left, None);
+    eventually(async || live.take(&name, 1, window).await.unwrap().left).await;
 }

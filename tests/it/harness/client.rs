@@ -168,6 +168,8 @@ impl Client {
         let wish = NewKey {
             name: name.into(),
             scopes: scopes.to_vec(),
+            weight: None,
+            quota: None,
         };
         let created: CreatedKey = self.post("/api/keys", &wish).await.is(201);
         let client = self.with_key(&created.key);

@@ -55,6 +55,11 @@ async fn each_scope_opens_what_it_should_and_no_more() {
             "{\"name\": \"x\", \"scopes\": [\"read\"]}",
             Scope::Admin,
         ),
+        (
+            format!("PATCH /api/keys/{id}"),
+            "{\"weight\": 2}",
+            Scope::Admin,
+        ),
         (format!("DELETE /api/keys/{id}"), "", Scope::Admin),
     ];
     for scope in [Scope::Read, Scope::Submit, Scope::Operate, Scope::Admin] {

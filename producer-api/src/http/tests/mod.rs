@@ -3,6 +3,8 @@
 mod access;
 mod connections;
 mod document;
+mod forecast;
 mod jobs;
+mod quotas;
 mod refusals;
 mod steering;

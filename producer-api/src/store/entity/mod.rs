@@ -6,6 +6,7 @@ pub(super) mod account;
 pub(super) mod account_state;
 pub(super) mod api_key;
 pub(super) mod attempt;
+pub(super) mod client;
 pub(super) mod idempotency_key;
 pub(super) mod job;
 pub(super) mod job_payload;
