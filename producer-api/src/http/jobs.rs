@@ -60,7 +60,10 @@ pub(super) async fn get_job(
         _ = waiter.wait(wait.0) => {}
         () = edge.shutdown.cancelled() => {}
     }
-    find(&edge, id.job()).await.map(Json)
+    edge.truth(edge.app.store.job_again(job))
+        .await?
+        .map(Json)
+        .ok_or_else(|| no_such_job(id.job()))
 }
 
 /// List jobs, newest first.
