@@ -1,17 +1,26 @@
-//! Accepting jobs: many submissions in one transaction, each all or nothing.
+//! Accepting jobs: many submissions in one transaction, each all or nothing. Jobs that need not
+//! wait are bound in the same transaction.
 
 use std::collections::HashMap;
 
 use sea_orm::{ColumnTrait, Condition, DatabaseTransaction, EntityTrait, ExprTrait, QueryFilter};
-use sluice_shared::domain::{Delivery, JobId, Lane, Request, Time};
+use sluice_shared::{
+    domain::{AccountId, Delivery, JobId, Lane, Request, Span, State, Time, route::Cursor},
+    message::{Dispatch, VERSION},
+};
 use uuid::Uuid;
 
 use super::{
     Store, StoreError,
-    bulk::{Column, Rows},
+    at_once::AtOnce,
+    bulk::{Column, Rows, write_together},
+    claim::{Claim, bound_state},
     entity::idempotency_key,
     parse_json, to_json,
 };
+
+/// The fair-queueing tag of a new job.
+pub(super) const NEW_FAIR_TAG: i64 = 0;
 
 /// A job as it is accepted, checked and complete.
 #[derive(Clone, Debug)]
@@ -42,6 +51,24 @@ pub struct NewRow {
     pub traceparent: Option<String>,
     /// What to do.
     pub request: Request,
+}
+
+impl NewRow {
+    /// The message of its first attempt, when it was bound to `account` as it was accepted.
+    #[must_use]
+    pub fn into_dispatch(self, account: AccountId) -> Dispatch {
+        Dispatch {
+            v: VERSION,
+            job: self.id,
+            attempt: 1,
+            account,
+            delivery: self.delivery,
+            timeout: Span::from_millis(self.timeout_ms),
+            session: self.session,
+            traceparent: self.traceparent,
+            request: self.request,
+        }
+    }
 }
 
 /// An `Idempotency-Key` and what came with it.
@@ -75,6 +102,16 @@ pub enum Submitted {
     Mismatch,
 }
 
+/// What became of submissions.
+#[derive(Debug, Default)]
+pub struct Taken {
+    /// One result each, in order.
+    pub results: Vec<Submitted>,
+    /// The jobs that are bound already, with their accounts: their first attempts must be
+    /// published.
+    pub bound: HashMap<JobId, AccountId>,
+}
+
 impl Store {
     /// Accepts many submissions in one transaction; one result each, in order. When this returns
     /// they are on disk.
@@ -86,6 +123,30 @@ impl Store {
         submissions: &[Submission],
         now: Time,
     ) -> Result<Vec<Submitted>, StoreError> {
+        Ok(self.take(submissions, None, now).await?.results)
+    }
+
+    /// As [`Store::submit`], and binds those new jobs at once that need not wait: within `claim`,
+    /// which has the lanes of these jobs. All of it is one transaction.
+    ///
+    /// # Errors
+    /// When the database did not take them; then it took none, and bound none.
+    pub async fn submit_and_bind(
+        &self,
+        submissions: &[Submission],
+        claim: &Claim<'_>,
+        cursor: &mut Cursor,
+        now: Time,
+    ) -> Result<Taken, StoreError> {
+        self.take(submissions, Some((claim, cursor)), now).await
+    }
+
+    async fn take(
+        &self,
+        submissions: &[Submission],
+        claim: Option<(&Claim<'_>, &mut Cursor)>,
+        now: Time,
+    ) -> Result<Taken, StoreError> {
         let tx = self.begin().await?;
         let results = claim_keys(&tx, submissions, now).await?;
         let accepted: Vec<&Submission> = submissions
@@ -94,9 +155,14 @@ impl Store {
             .filter(|(_, result)| **result == Submitted::Accepted)
             .map(|(submission, _)| submission)
             .collect();
-        insert_jobs(&tx, &accepted, now).await?;
+        let rows = accepted.iter().flat_map(|submission| &submission.rows);
+        let at_once = match claim {
+            Some((claim, cursor)) => self.bind_at_once(&tx, rows, claim, cursor, now).await?,
+            None => None,
+        };
+        let bound = insert_jobs(&tx, &accepted, at_once, now).await?;
         tx.commit().await?;
-        Ok(results)
+        Ok(Taken { results, bound })
     }
 
     /// Forgets idempotency keys older than `before`.
@@ -233,15 +299,20 @@ async fn claim_keys(
 async fn insert_jobs(
     tx: &DatabaseTransaction,
     submissions: &[&Submission],
+    at_once: Option<AtOnce>,
     now: Time,
-) -> Result<(), StoreError> {
+) -> Result<HashMap<JobId, AccountId>, StoreError> {
+    let (bound, charge) = match at_once {
+        Some(AtOnce { bound, charge }) => (bound, Some(charge)),
+        None => (HashMap::new(), None),
+    };
     let most = submissions
         .iter()
         .map(|submission| submission.rows.len())
         .sum();
     let mut ids = Vec::with_capacity(most);
     let mut retries = Vec::with_capacity(most);
-    let mut texts: [Vec<String>; 7] = std::array::from_fn(|_| Vec::with_capacity(most));
+    let mut texts: [Vec<String>; 8] = std::array::from_fn(|_| Vec::with_capacity(most));
     let mut numbers: [Vec<i64>; 9] = std::array::from_fn(|_| Vec::with_capacity(most));
     for submission in submissions {
         for row in &submission.rows {
@@ -255,6 +326,9 @@ async fn insert_jobs(
                 row.metadata.clone(),
                 to_json("request", &row.request)?,
                 row.traceparent.clone().unwrap_or_default(),
+                bound
+                    .get(&row.id)
+                    .map_or(String::new(), ToString::to_string),
             ];
             for (column, value) in texts.iter_mut().zip(values) {
                 column.push(value);
@@ -275,7 +349,16 @@ async fn insert_jobs(
             }
         }
     }
-    let [clients, lanes, models, sessions, metadata, requests, traces] = texts.map(Column::Text);
+    let [
+        clients,
+        lanes,
+        models,
+        sessions,
+        metadata,
+        requests,
+        traces,
+        accounts,
+    ] = texts.map(Column::Text);
     let [
         priority,
         ready,
@@ -287,15 +370,30 @@ async fn insert_jobs(
         created,
         is_retry,
     ] = numbers.map(Column::Number);
-    Rows::new(
+    let jobs = Rows::new(
         &[
-            "id", "retry_of", "client", "lane", "model", "session", "metadata", "priority",
-            "ready", "run_at", "expires_at", "timeout_ms", "max_attempts", "at_most_once",
-            "created_at", "is_retry",
+            "id",
+            "retry_of",
+            "account",
+            "client",
+            "lane",
+            "model",
+            "session",
+            "metadata",
+            "priority",
+            "ready",
+            "run_at",
+            "expires_at",
+            "timeout_ms",
+            "max_attempts",
+            "at_most_once",
+            "created_at",
+            "is_retry",
         ],
         vec![
             Column::Id(ids.clone()),
             Column::Id(retries),
+            accounts,
             clients,
             lanes,
             models,
@@ -312,25 +410,28 @@ async fn insert_jobs(
             is_retry,
         ],
     )
-    .execute(
-        tx,
+    .write(format!(
         "INSERT INTO jobs (id, state, client, lane, model, priority, fair_tag, ready, run_at, \
-         expires_at, timeout_ms, attempt, failures, losses, max_attempts, at_most_once, session, \
-         metadata, retry_of, created_at) \
-         SELECT id, 'queued', client, lane, NULLIF(model, ''), priority, 0, ready = 1, run_at, \
-         NULLIF(expires_at, 0), timeout_ms, 0, 0, 0, max_attempts, at_most_once = 1, \
-         NULLIF(session, ''), metadata, CASE WHEN is_retry = 1 THEN retry_of END, created_at FROM v",
-    )
-    .await?;
-    Rows::new(
+         expires_at, timeout_ms, attempt, failures, losses, max_attempts, at_most_once, account, \
+         session, metadata, retry_of, created_at, dispatched_at) \
+         SELECT id, CASE WHEN account = '' THEN '{}' ELSE '{}' END, client, lane, \
+         NULLIF(model, ''), priority, {NEW_FAIR_TAG}, ready = 1, run_at, NULLIF(expires_at, 0), \
+         timeout_ms, CASE WHEN account = '' THEN 0 ELSE 1 END, 0, 0, max_attempts, \
+         at_most_once = 1, NULLIF(account, ''), NULLIF(session, ''), metadata, \
+         CASE WHEN is_retry = 1 THEN retry_of END, created_at, \
+         CASE WHEN account <> '' THEN created_at END FROM v",
+        State::Queued,
+        bound_state()?,
+    ));
+    let payloads = Rows::new(
         &["job", "request", "traceparent"],
         vec![Column::Id(ids), requests, traces],
     )
-    .execute(
-        tx,
+    .write(
         "INSERT INTO job_payloads (job, request, traceparent) \
-             SELECT job, request, NULLIF(traceparent, '') FROM v",
-    )
-    .await?;
-    Ok(())
+         SELECT job, request, NULLIF(traceparent, '') FROM v",
+    );
+    let writes = [payloads, jobs].into_iter().chain(charge).collect();
+    write_together(tx, writes).await?;
+    Ok(bound)
 }
