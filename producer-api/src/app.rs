@@ -15,7 +15,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     auth::Keys,
-    dispatcher::{self, Backlog},
+    dispatcher::{self, Backlog, Publishing},
     forecast::Measures,
     http, intake, reaper,
     store::{Store, Verdict},
@@ -41,6 +41,8 @@ pub struct App {
     pub submitter: Submitter,
     /// The lanes with jobs waiting, and the dispatcher's bell.
     pub backlog: Backlog,
+    /// Attempts on their way to the broker.
+    pub publishing: Publishing,
     /// Who waits for which job.
     pub waiters: Waiters,
     /// Which workers are there.
@@ -195,7 +197,7 @@ pub async fn serve(
     let spawn = |task: std::pin::Pin<Box<dyn Future<Output = ()> + Send>>| {
         loops.spawn(task);
     };
-    spawn(Box::pin(groups.run(store.clone(), app.backlog.clone())));
+    spawn(Box::pin(groups.run(app.clone(), stop.clone())));
     spawn(Box::pin(tell_ends(live.clone(), told)));
     spawn(Box::pin(app.waiters.clone().run(
         store.clone(),
@@ -215,9 +217,11 @@ pub async fn serve(
     spawn(Box::pin(reaper::run(app.clone(), stop.clone())));
     let served = http::serve(app.clone(), listener, shutdown).await;
     stop.cancel();
+    let publishing = app.publishing.clone();
     drop(app);
     loops.close();
     loops.wait().await;
+    publishing.finish().await;
     served
 }
 
@@ -245,6 +249,7 @@ pub(crate) fn assemble(parts: Parts) -> (Arc<App>, Groups, mpsc::UnboundedReceiv
         live,
         submitter,
         backlog: Backlog::default(),
+        publishing: Publishing::default(),
         waiters: Waiters::default(),
         workers: Workers::default(),
         keys: Keys::default(),

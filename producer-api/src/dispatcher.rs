@@ -8,12 +8,12 @@ use std::{
 };
 
 use sluice_shared::{
-    broker::BrokerError,
+    broker::{Broker, BrokerError},
     clock,
     domain::{Account, Lane, Time, route::Cursor},
     message::Dispatch,
 };
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -26,6 +26,53 @@ const IN_FLIGHT_BATCHES: usize = 4;
 
 /// How long to rest when the database or the broker does not answer.
 const PAUSE: Duration = Duration::from_millis(200);
+
+/// Batches on their way to the broker; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Publishing {
+    room: Arc<Semaphore>,
+    tasks: TaskTracker,
+}
+
+impl Default for Publishing {
+    fn default() -> Self {
+        Self {
+            room: Arc::new(Semaphore::new(IN_FLIGHT_BATCHES)),
+            tasks: TaskTracker::new(),
+        }
+    }
+}
+
+impl Publishing {
+    /// Room for a batch now, if there is any.
+    pub(crate) fn try_room(&self) -> Option<OwnedSemaphorePermit> {
+        self.room.clone().try_acquire_owned().ok()
+    }
+
+    /// Publishes attempts that are bound, and keeps `room` until that is done.
+    pub(crate) async fn publish(
+        &self,
+        app: &Arc<App>,
+        attempts: Vec<Dispatch>,
+        room: OwnedSemaphorePermit,
+    ) {
+        // In this process it takes less than the task would.
+        if matches!(app.broker, Broker::InProcess(_)) {
+            return publish(app, attempts).await;
+        }
+        let app = app.clone();
+        self.tasks.spawn(async move {
+            publish(&app, attempts).await;
+            drop(room);
+        });
+    }
+
+    /// Waits until all is published.
+    pub(crate) async fn finish(&self) {
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
 
 /// The lanes that may have jobs waiting, and the bell of the dispatcher; cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -45,6 +92,12 @@ impl Backlog {
             .lanes
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether jobs are known to wait in any of these lanes.
+    pub(crate) fn waits_in(&self, lanes: &[LaneDemand]) -> bool {
+        let waiting = self.lanes();
+        !waiting.is_empty() && lanes.iter().any(|demand| waiting.contains(&demand.lane))
     }
 
     /// A job waits in this lane; [`Backlog::wake`] follows when all are added.
@@ -74,8 +127,6 @@ impl Backlog {
 
 /// Dispatches until `shutdown`.
 pub async fn run(app: Arc<App>, shutdown: CancellationToken) {
-    let publishing = TaskTracker::new();
-    let room = Arc::new(Semaphore::new(IN_FLIGHT_BATCHES));
     let mut cursor = Cursor::default();
     let poll = app.config.dispatch.poll.0;
     let mut scan_due = Time::EPOCH;
@@ -86,7 +137,7 @@ pub async fn run(app: Arc<App>, shutdown: CancellationToken) {
             scan_due = now + poll;
         }
         let pass = match app.broker.ready().await {
-            Ok(()) => pass(&app, &mut cursor, &room, &publishing).await,
+            Ok(()) => pass(&app, &mut cursor).await,
             // Nothing is bound that cannot be sent.
             Err(error) => {
                 tracing::debug!(%error, "dispatching waits for the broker");
@@ -112,8 +163,6 @@ pub async fn run(app: Arc<App>, shutdown: CancellationToken) {
             () = tokio::time::sleep(rest) => {}
         }
     }
-    publishing.close();
-    publishing.wait().await;
 }
 
 /// Lets times come, and finds lanes that nobody rang for.
@@ -155,13 +204,17 @@ impl Default for Pass {
     }
 }
 
-async fn pass(
-    app: &Arc<App>,
-    cursor: &mut Cursor,
-    room: &Arc<Semaphore>,
-    publishing: &TaskTracker,
-) -> Pass {
-    let Ok(permit) = room.clone().acquire_owned().await else {
+/// The accounts that could take a job now: configured, and with a live worker.
+pub(crate) fn served_accounts(app: &App) -> Vec<Account> {
+    app.accounts
+        .iter()
+        .filter(|account| app.workers.may_serve(&account.id))
+        .cloned()
+        .collect()
+}
+
+async fn pass(app: &Arc<App>, cursor: &mut Cursor) -> Pass {
+    let Ok(room) = app.publishing.room.clone().acquire_owned().await else {
         return Pass::default();
     };
     let lanes: Vec<LaneDemand> = app
@@ -176,12 +229,7 @@ async fn pass(
     if lanes.is_empty() {
         return Pass::default();
     }
-    let accounts: Vec<Account> = app
-        .accounts
-        .iter()
-        .filter(|account| app.workers.may_serve(&account.id))
-        .cloned()
-        .collect();
+    let accounts = served_accounts(app);
     let claim = Claim {
         lanes: &lanes,
         accounts: &accounts,
@@ -212,11 +260,7 @@ async fn pass(
         .next_cooldown
         .map_or(Duration::MAX, |until| until.since(now));
     if !claimed.dispatches.is_empty() {
-        let app = app.clone();
-        publishing.spawn(async move {
-            publish(&app, claimed.dispatches).await;
-            drop(permit);
-        });
+        app.publishing.publish(app, claimed.dispatches, room).await;
     }
     Pass { again, rest }
 }

@@ -2,15 +2,23 @@
 //!
 //! The group is formed by load, never by a sleep: while one transaction is on its way to disk, the
 //! next one's submissions gather.
+//!
+//! What nobody waits before is bound to its account in the same transaction and published from
+//! here; the dispatcher has the rest.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use sluice_shared::clock;
+use sluice_shared::{
+    clock,
+    domain::{Time, route::Cursor},
+};
 use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
-    dispatcher::Backlog,
-    store::{Store, StoreError, Submission, Submitted},
+    app::App,
+    dispatcher::served_accounts,
+    store::{Claim, LaneDemand, StoreError, Submission, Submitted, Taken},
 };
 
 /// Jobs in one transaction, at most; a single submission may be larger.
@@ -41,7 +49,7 @@ pub struct Submitter {
     queue: mpsc::Sender<(Submission, Answer)>,
 }
 
-/// The other end: runs until every [`Submitter`] is gone.
+/// The other end.
 #[derive(Debug)]
 pub struct Groups {
     queue: mpsc::Receiver<(Submission, Answer)>,
@@ -72,10 +80,17 @@ impl Submitter {
 }
 
 impl Groups {
-    /// Takes submissions until there is no submitter left.
-    pub async fn run(mut self, store: Store, backlog: Backlog) {
+    /// Takes submissions until `stop`, and then those that wait already.
+    pub async fn run(mut self, app: Arc<App>, stop: CancellationToken) {
         let mut waiting = Vec::new();
-        while let Some(first) = self.queue.recv().await {
+        let mut cursor = Cursor::default();
+        loop {
+            let first = tokio::select! {
+                biased;
+                first = self.queue.recv() => first,
+                () = stop.cancelled() => None,
+            };
+            let Some(first) = first else { return };
             let mut jobs = first.0.rows.len();
             waiting.push(first);
             while jobs < GROUP
@@ -84,38 +99,103 @@ impl Groups {
                 jobs += next.0.rows.len();
                 waiting.push(next);
             }
-            commit(&store, &backlog, &mut waiting).await;
+            commit(&app, &mut cursor, &mut waiting).await;
         }
     }
 }
 
-async fn commit(store: &Store, backlog: &Backlog, waiting: &mut Vec<(Submission, Answer)>) {
+async fn commit(app: &Arc<App>, cursor: &mut Cursor, waiting: &mut Vec<(Submission, Answer)>) {
     let (submissions, answers): (Vec<Submission>, Vec<Answer>) = waiting.drain(..).unzip();
     let now = clock::now();
-    let results = match store.submit(&submissions, now).await {
-        Ok(results) => results.into_iter().map(Ok).collect(),
+    let lanes = ready_lanes(&submissions, now);
+    // Nothing is bound that cannot be sent, and who waits already is not overtaken.
+    let may_bind = !lanes.is_empty() && !app.backlog.waits_in(&lanes);
+    let room = match may_bind {
+        true if app.broker.ready().await.is_ok() => app.publishing.try_room(),
+        _ => None,
+    };
+    let taken = if room.is_some() {
+        let claim = Claim {
+            lanes: &lanes,
+            accounts: &served_accounts(app),
+            strategy: app.config.dispatch.strategy,
+            most: app.config.dispatch.batch,
+        };
+        app.store
+            .submit_and_bind(&submissions, &claim, cursor, now)
+            .await
+    } else {
+        let results = app.store.submit(&submissions, now).await;
+        results.map(|results| Taken {
+            results,
+            ..Taken::default()
+        })
+    };
+    let mut taken = match taken {
+        Ok(taken) => taken,
         Err(error) => {
-            let error = match error {
-                StoreError::Unavailable(detail) => SubmitError::Unavailable(detail),
-                StoreError::Internal(_) | StoreError::Config(_) => {
-                    tracing::error!(%error, "a submission failed");
-                    SubmitError::Internal(error.to_string())
-                }
-            };
-            vec![Err(error); submissions.len()]
+            let error = refusal(error);
+            for answer in answers {
+                drop(answer.send(Err(error.clone())));
+            }
+            return;
         }
     };
     let mut accepted = 0;
-    for ((submission, answer), result) in submissions.into_iter().zip(answers).zip(results) {
-        if matches!(result, Ok(Submitted::Accepted)) {
+    let mut dispatches = Vec::with_capacity(taken.bound.len());
+    let mut left = false;
+    for ((submission, answer), result) in submissions.into_iter().zip(answers).zip(taken.results) {
+        if result == Submitted::Accepted {
             accepted += submission.rows.len() as u64;
-            for row in submission.rows.into_iter().filter(|row| row.run_at <= now) {
-                backlog.add(row.lane);
+            for row in submission.rows {
+                match taken.bound.remove(&row.id) {
+                    Some(account) => dispatches.push(row.into_dispatch(account)),
+                    None if row.run_at <= now => {
+                        app.backlog.add(row.lane);
+                        left = true;
+                    }
+                    None => {}
+                }
             }
         }
         // A client that has hung up is no reason not to run its jobs.
-        drop(answer.send(result));
+        drop(answer.send(Ok(result)));
     }
     metrics::counter!("sluice_jobs_submitted_total").increment(accepted);
-    backlog.wake();
+    if left {
+        app.backlog.wake();
+    }
+    if let Some(room) = room
+        && !dispatches.is_empty()
+    {
+        app.publishing.publish(app, dispatches, room).await;
+    }
+}
+
+/// The lanes of the jobs whose time has come.
+fn ready_lanes(submissions: &[Submission], now: Time) -> Vec<LaneDemand> {
+    let mut lanes: Vec<LaneDemand> = Vec::new();
+    let rows = submissions
+        .iter()
+        .flat_map(|submission| &submission.rows)
+        .filter(|row| row.run_at <= now);
+    for row in rows {
+        if !lanes.iter().any(|demand| demand.lane == row.lane) {
+            lanes.push(LaneDemand {
+                key: row.lane.key(),
+                lane: row.lane.clone(),
+            });
+        }
+    }
+    lanes
+}
+
+fn refusal(error: StoreError) -> SubmitError {
+    match error {
+        StoreError::Unavailable(detail) => SubmitError::Unavailable(detail),
+        StoreError::Internal(_) | StoreError::Config(_) => {
+            tracing::error!(%error, "a submission failed");
+            SubmitError::Internal(error.to_string())
+        }
+    }
 }

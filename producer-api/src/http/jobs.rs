@@ -60,7 +60,12 @@ pub(super) async fn get_job(
         _ = waiter.wait(wait.0) => {}
         () = edge.shutdown.cancelled() => {}
     }
-    forecast::found(&edge, id.job()).await.map(Json)
+    let mut job = edge
+        .truth(edge.app.store.job_again(job))
+        .await?
+        .ok_or_else(|| no_such_job(id.job()))?;
+    forecast::tell(&edge, &mut job).await?;
+    Ok(Json(job))
 }
 
 /// List jobs, newest first.

@@ -136,8 +136,8 @@ impl Api {
         let (app, groups, _) = assemble(parts);
         app.store.sync_accounts(&app.accounts).await.unwrap();
         let mut tasks = JoinSet::new();
-        tasks.spawn(groups.run(app.store.clone(), app.backlog.clone()));
         let shutdown = CancellationToken::new();
+        tasks.spawn(groups.run(app.clone(), CancellationToken::new()));
         let router = router(Arc::new(Edge::new(app.clone(), shutdown.clone())));
         let api = Self {
             app,

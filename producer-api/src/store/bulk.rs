@@ -5,6 +5,9 @@
 //! same for any number of rows and is prepared once; on SQLite `VALUES`, cut into a few fixed
 //! sizes for the same reason. Arrays hold no nulls here, so "none" travels as 0 or as an empty
 //! text and the statement says `NULLIF`.
+//!
+//! To ask the database takes longer than a small statement does, so that what is written together
+//! is also sent together: see [`write_together`].
 
 use sea_orm::{ConnectionTrait, DbBackend, DbErr, QueryResult, Statement, Value};
 use uuid::Uuid;
@@ -61,6 +64,73 @@ pub(super) struct Rows {
 /// SQLite statements are made for these numbers of rows only, so that each is prepared once.
 const CHUNKS: [usize; 5] = [256, 64, 16, 4, 1];
 
+/// Rows of what SQLite is sent together, at most: beyond it there would be more different
+/// statements than can be kept prepared.
+const MOST_TOGETHER: usize = 4;
+
+/// What a statement does with its rows.
+#[derive(Debug)]
+pub(super) struct Write {
+    rows: Rows,
+    body: String,
+}
+
+impl Write {
+    /// Runs it. Returns how many rows it changed.
+    pub(super) async fn execute(self, db: &impl ConnectionTrait) -> Result<u64, DbErr> {
+        self.rows.execute(db, &self.body).await
+    }
+}
+
+/// Runs statements none of which sees what another changes. They are sent as one where that can
+/// be: on Postgres as common table expressions, on SQLite one behind the other.
+pub(super) async fn write_together(
+    db: &impl ConnectionTrait,
+    writes: Vec<Write>,
+) -> Result<(), DbErr> {
+    let mut writes: Vec<Write> = writes
+        .into_iter()
+        .filter(|write| write.rows.len() > 0)
+        .collect();
+    let backend = db.get_database_backend();
+    if backend == DbBackend::Postgres {
+        let Some(last) = writes.pop() else {
+            return Ok(());
+        };
+        let mut values = Vec::new();
+        let mut sql = String::from("WITH ");
+        for (index, Write { rows, body }) in writes.into_iter().enumerate() {
+            let table = rows.unnest(values.len());
+            sql += &format!("w{index} AS (WITH {table} {body}), ");
+            values.extend(rows.columns.into_iter().map(Column::into_array));
+        }
+        sql += &format!("{} {}", last.rows.unnest(values.len()), last.body);
+        values.extend(last.rows.columns.into_iter().map(Column::into_array));
+        db.execute_raw(Statement::from_sql_and_values(backend, sql, values))
+            .await?;
+        return Ok(());
+    }
+    let few = writes.iter().all(|write| write.rows.len() <= MOST_TOGETHER);
+    let statements = writes
+        .into_iter()
+        .flat_map(|write| write.rows.statements(backend, &write.body));
+    if few {
+        let (texts, values): (Vec<String>, Vec<_>) = statements
+            .map(|statement| (statement.sql, statement.values.map_or(vec![], |all| all.0)))
+            .unzip();
+        if !texts.is_empty() {
+            let (sql, values) = (texts.join("; "), values.concat());
+            db.execute_raw(Statement::from_sql_and_values(backend, sql, values))
+                .await?;
+        }
+        return Ok(());
+    }
+    for statement in statements {
+        db.execute_raw(statement).await?;
+    }
+    Ok(())
+}
+
 impl Rows {
     /// Rows with these columns, all of one length.
     pub(super) fn new(names: &'static [&'static str], columns: Vec<Column>) -> Self {
@@ -75,6 +145,14 @@ impl Rows {
 
     fn len(&self) -> usize {
         self.columns.first().map_or(0, Column::len)
+    }
+
+    /// A statement of `body`, which reads the rows as the table `v`.
+    pub(super) fn write(self, body: impl Into<String>) -> Write {
+        Write {
+            rows: self,
+            body: body.into(),
+        }
     }
 
     /// Runs `body`, which reads the rows as the table `v`. Returns how many rows it changed.
@@ -99,22 +177,28 @@ impl Rows {
         Ok(found)
     }
 
+    /// Postgres's table `v` of the rows, after `before` parameters of others.
+    fn unnest(&self, before: usize) -> String {
+        let arrays: Vec<String> = self
+            .columns
+            .iter()
+            .enumerate()
+            .map(|(index, column)| format!("${}::{}", before + index + 1, column.postgres_type()))
+            .collect();
+        format!(
+            "v({}) AS (SELECT * FROM unnest({}))",
+            self.names.join(", "),
+            arrays.join(", ")
+        )
+    }
+
     fn statements(mut self, backend: DbBackend, body: &str) -> Vec<Statement> {
         let names = self.names.join(", ");
         if self.len() == 0 {
             return Vec::new();
         }
         if backend == DbBackend::Postgres {
-            let arrays: Vec<String> = self
-                .columns
-                .iter()
-                .enumerate()
-                .map(|(index, column)| format!("${}::{}", index + 1, column.postgres_type()))
-                .collect();
-            let sql = format!(
-                "WITH v({names}) AS (SELECT * FROM unnest({})) {body}",
-                arrays.join(", ")
-            );
+            let sql = format!("WITH {} {body}", self.unnest(0));
             let values: Vec<Value> = self.columns.into_iter().map(Column::into_array).collect();
             return vec![Statement::from_sql_and_values(backend, sql, values)];
         }

@@ -12,6 +12,7 @@ use std::{
 use sea_orm::{
     ColumnTrait, ConnectionTrait, DatabaseTransaction, EntityTrait, QueryFilter, QueryOrder,
     QuerySelect, Statement,
+    sea_query::{LockBehavior, LockType},
 };
 use sluice_shared::{
     domain::{
@@ -24,7 +25,7 @@ use uuid::Uuid;
 
 use super::{
     Store, StoreError,
-    bulk::{Column, Rows},
+    bulk::{Column, Rows, Write},
     clients, count,
     entity::account_state,
     fair, for_update, parse_json,
@@ -63,6 +64,15 @@ pub struct Claimed {
     pub next_cooldown: Option<Time>,
 }
 
+/// What to do about accounts that another transaction holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Held {
+    /// Wait until it lets go of them.
+    Wait,
+    /// Do without them.
+    Skip,
+}
+
 /// A waiting job with what its message needs.
 struct Waiting {
     client: String,
@@ -91,24 +101,9 @@ impl Store {
             ..Claimed::default()
         };
         let tx = self.begin().await?;
-        let seats = lock_seats(&tx, claim, now, &mut claimed.next_cooldown).await?;
-        let lanes: Vec<Vec<usize>> = claim
-            .lanes
-            .iter()
-            .map(|demand| {
-                let admitted = |(_, account): &(usize, &Account)| demand.lane.admits(account);
-                let seat_of = |(_, account): (usize, &Account)| {
-                    seats.iter().position(|seat| seat.account == account.id)
-                };
-                claim
-                    .accounts
-                    .iter()
-                    .enumerate()
-                    .filter(admitted)
-                    .filter_map(seat_of)
-                    .collect()
-            })
-            .collect();
+        let next_cooldown = &mut claimed.next_cooldown;
+        let seats = lock_seats(&tx, claim, Held::Wait, now, next_cooldown).await?;
+        let lanes = seats_of_lanes(claim, &seats);
         let mut heads: Vec<Head> = Vec::new();
         let mut waiting: Vec<Waiting> = Vec::new();
         let caps = self.caps(&tx, claim, now).await?;
@@ -167,7 +162,9 @@ impl Store {
             claimed.waiting[head.lane] = true;
         }
         bind(&tx, &heads, &seats, &waiting, &bindings, now).await?;
-        fair::advance(&tx, self.slot, claim.lanes, &heads, &bindings).await?;
+        fair::advance(self.slot, claim.lanes, &heads, &bindings)
+            .execute(&tx)
+            .await?;
         tx.commit().await?;
         claimed.dispatches = dispatches(&heads, &seats, waiting, &bindings)?;
         Ok(claimed)
@@ -194,7 +191,7 @@ impl Caps {
 impl Store {
     /// How many more jobs the limited clients may have dispatched; `None` when that limits
     /// nothing in this claim.
-    async fn caps(
+    pub(super) async fn caps(
         &self,
         tx: &DatabaseTransaction,
         claim: &Claim<'_>,
@@ -264,9 +261,11 @@ fn keep_caps(caps: &BTreeMap<String, u32>, heads: &mut Vec<Head>, waiting: &mut 
 }
 
 /// Locks the accounts that the lanes could use, in one order for all, and tells their room.
-async fn lock_seats(
+/// This alone says whether an account may take a job now.
+pub(super) async fn lock_seats(
     tx: &DatabaseTransaction,
     claim: &Claim<'_>,
+    held: Held,
     now: Time,
     next_cooldown: &mut Option<Time>,
 ) -> Result<Vec<Seat>, StoreError> {
@@ -278,10 +277,13 @@ async fn lock_seats(
     let names: Vec<&str> = of_use.iter().map(|account| account.id.as_str()).collect();
     let states = account_state::Entity::find()
         .filter(account_state::Column::Account.is_in(names))
-        .order_by_asc(account_state::Column::Account)
-        .lock_exclusive()
-        .all(tx)
-        .await?;
+        .order_by_asc(account_state::Column::Account);
+    let states = match held {
+        Held::Wait => states.lock_exclusive(),
+        Held::Skip => states.lock_with_behavior(LockType::Update, LockBehavior::SkipLocked),
+    }
+    .all(tx)
+    .await?;
     let mut seats = Vec::with_capacity(states.len());
     for state in states {
         let Some(account) = of_use
@@ -311,7 +313,26 @@ async fn lock_seats(
     Ok(seats)
 }
 
-/// Locks the first jobs of a lane, of all clients or of one, past those that others hold. Returns how many there were.
+/// The seats that each lane of the claim may use, as indices.
+pub(super) fn seats_of_lanes(claim: &Claim<'_>, seats: &[Seat]) -> Vec<Vec<usize>> {
+    claim
+        .lanes
+        .iter()
+        .map(|demand| {
+            let seat_of =
+                |account: &Account| seats.iter().position(|seat| seat.account == account.id);
+            claim
+                .accounts
+                .iter()
+                .filter(|account| demand.lane.admits(account))
+                .filter_map(seat_of)
+                .collect()
+        })
+        .collect()
+}
+
+/// Locks the first jobs of a lane, of all clients or of one, past those that others hold. Returns
+/// how many there were.
 async fn lock_heads(
     tx: &DatabaseTransaction,
     lane_key: &str,
@@ -376,9 +397,7 @@ async fn bind(
     bindings: &[Binding],
     now: Time,
 ) -> Result<(), StoreError> {
-    let next = State::Queued
-        .on(Event::Dispatch)
-        .map_err(|refused| StoreError::Internal(refused.to_string()))?;
+    let next = bound_state()?;
     let ids = bindings
         .iter()
         .map(|binding| heads[binding.head].job.0)
@@ -416,6 +435,20 @@ async fn bind(
             bindings.len()
         )));
     }
+    charge(seats, bindings).execute(tx).await?;
+    Ok(())
+}
+
+/// The state of a job that waited and is bound.
+pub(super) fn bound_state() -> Result<State, StoreError> {
+    State::Queued
+        .on(Event::Dispatch)
+        .map_err(|refused| StoreError::Internal(refused.to_string()))
+}
+
+/// What bindings cost their accounts: written in the transaction that writes the bindings, by
+/// whoever makes them.
+pub(super) fn charge(seats: &[Seat], bindings: &[Binding]) -> Write {
     let mut taken = vec![0_i64; seats.len()];
     for binding in bindings {
         taken[binding.seat] += 1;
@@ -430,13 +463,10 @@ async fn bind(
         &["account", "taken"],
         vec![Column::Text(names), Column::Number(numbers)],
     )
-    .execute(
-        tx,
+    .write(
         "UPDATE account_state SET in_flight = in_flight + v.taken \
-             FROM v WHERE account_state.account = v.account",
+         FROM v WHERE account_state.account = v.account",
     )
-    .await?;
-    Ok(())
 }
 
 fn dispatches(

@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, Statement};
+use sea_orm::{ConnectionTrait, DbBackend, DbErr, Statement};
 use sluice_shared::domain::{
     Lane, Time,
     fair::{Tags, UNIT},
@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use super::{
     LaneDemand, Store, StoreError, Submission,
-    bulk::{Column, Rows},
+    bulk::{Column, Rows, Write},
     for_update,
 };
 
@@ -198,13 +198,12 @@ pub(super) async fn give_back<'a>(
 }
 
 /// Lets virtual time go on to what was dispatched.
-pub(super) async fn advance(
-    tx: &DatabaseTransaction,
+pub(super) fn advance(
     slot: i64,
     lanes: &[LaneDemand],
     heads: &[Head],
     bindings: &[Binding],
-) -> Result<(), DbErr> {
+) -> Write {
     let mut clocks: BTreeMap<(&str, i16), i64> = BTreeMap::new();
     for binding in bindings {
         let head = &heads[binding.head];
@@ -229,15 +228,12 @@ pub(super) async fn advance(
             Column::Number(tags),
         ],
     )
-    .execute(
-        tx,
+    .write(
         "INSERT INTO fair_clocks (lane, priority, slot, tag) \
          SELECT lane, priority, slot, tag FROM v WHERE TRUE \
          ON CONFLICT (lane, priority, slot) DO UPDATE SET tag = excluded.tag \
          WHERE fair_clocks.tag < excluded.tag",
     )
-    .await?;
-    Ok(())
 }
 
 impl Store {

@@ -1,13 +1,11 @@
 //! An attempt's history: one row for each that has ended.
 
-use sea_orm::DatabaseTransaction;
 use sluice_shared::domain::{Outcome, Time, Usage};
 
 use super::{
     StoreError,
-    bulk::{Column, Rows},
-    entity::job,
-    settle::Verdict,
+    bulk::{Column, Rows, Write},
+    settle::{JobRow, Verdict},
     to_json,
 };
 
@@ -30,7 +28,7 @@ pub(super) struct History {
 impl History {
     pub(super) fn push(
         &mut self,
-        row: &job::Model,
+        row: &JobRow,
         verdict: &Verdict,
         ending: &Ending<'_>,
     ) -> Result<(), StoreError> {
@@ -61,7 +59,7 @@ impl History {
         }
         let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
         let values = [
-            row.attempt,
+            i64::from(verdict.attempt()),
             row.dispatched_at.unwrap_or(row.created_at),
             ending
                 .started_at
@@ -79,7 +77,7 @@ impl History {
         Ok(())
     }
 
-    pub(super) async fn write(self, tx: &DatabaseTransaction) -> Result<(), StoreError> {
+    pub(super) fn write(self) -> Write {
         let [account, worker, outcome, code, message, answer] = self.texts.map(Column::Text);
         let [number, dispatched, started, finished, input, output, cost] =
             self.numbers.map(Column::Number);
@@ -117,8 +115,7 @@ impl History {
                 cost,
             ],
         )
-        .execute(
-            tx,
+        .write(
             "INSERT INTO attempts (job, number, account, worker, outcome, error_code, \
              error_message, answer, dispatched_at, started_at, finished_at, input_tokens, \
              output_tokens, cost_microusd) \
@@ -127,7 +124,5 @@ impl History {
              NULLIF(started_at, 0), finished_at, input_tokens, output_tokens, \
              NULLIF(cost_microusd, -1) FROM v",
         )
-        .await?;
-        Ok(())
     }
 }

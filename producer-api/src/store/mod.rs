@@ -5,6 +5,7 @@
 //! computed by `domain::job` and written here, in the transaction that locked the row.
 
 mod accounts;
+mod at_once;
 mod bulk;
 mod claim;
 mod clients;
@@ -36,7 +37,7 @@ pub use forecast::{MOST_AHEAD, Measure, Place, Waiting};
 pub use keys::{KeyRow, Revoked};
 pub use query::{Filter, Page};
 pub use settle::{Settled, Verdict};
-pub use submit::{Idempotency, NewRow, Submission, Submitted};
+pub use submit::{Idempotency, NewRow, Submission, Submitted, Taken};
 pub use sweep::{InFlight, Swept};
 
 /// The truth plane.
@@ -173,6 +174,8 @@ impl Store {
                     .synchronous(SqliteSynchronous::Full)
                     .busy_timeout(Duration::from_secs(20))
                     .statement_cache_capacity(200)
+                    // A whole batch, or its thread and its reader would wait for each other.
+                    .row_buffer_size(1024)
                     .pragma("cache_size", "-65536")
                     .pragma("temp_store", "memory")
                     .pragma("wal_autocheckpoint", "4000")

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use futures::{TryFutureExt, try_join};
 use sea_orm::{
     ColumnTrait, DbBackend, EntityTrait, QueryFilter, QueryOrder, QuerySelect, Select,
     sea_query::Expr,
@@ -56,17 +57,44 @@ impl Store {
     /// # Errors
     /// When the database cannot be reached.
     pub async fn job(&self, id: JobId) -> Result<Option<JobView>, StoreError> {
-        let Some(row) = job::Entity::find_by_id(id.0).one(&self.read).await? else {
+        // At the same time: what was asked never changes.
+        let (found, payload) = try_join!(
+            self.job_alone(id),
+            job_payload::Entity::find_by_id(id.0)
+                .one(&self.read)
+                .map_err(StoreError::from)
+        )?;
+        let Some(mut view) = found else {
             return Ok(None);
         };
-        let payload = job_payload::Entity::find_by_id(id.0)
-            .one(&self.read)
-            .await?;
-        let attempts = attempt::Entity::find()
-            .filter(attempt::Column::Job.eq(id.0))
+        view.request = payload
+            .map(|payload| parse_json("request", &payload.request))
+            .transpose()?;
+        Ok(Some(view))
+    }
+
+    /// A job that was looked at before, as it is now; what was asked is taken from then.
+    ///
+    /// # Errors
+    /// When the database cannot be reached.
+    pub async fn job_again(&self, seen: JobView) -> Result<Option<JobView>, StoreError> {
+        let now = self.job_alone(seen.id).await?;
+        Ok(now.map(|view| JobView {
+            request: seen.request,
+            ..view
+        }))
+    }
+
+    /// One job with its attempts, in one statement: an ended job never lacks its last attempt.
+    async fn job_alone(&self, id: JobId) -> Result<Option<JobView>, StoreError> {
+        let found = job::Entity::find_by_id(id.0)
+            .find_with_related(attempt::Entity)
             .order_by_asc(attempt::Column::Number)
             .all(&self.read)
             .await?;
+        let Some((row, attempts)) = found.into_iter().next() else {
+            return Ok(None);
+        };
         let state = row.state.clone();
         let mut view = view(row)?;
         if state == State::Succeeded.as_str()
@@ -80,9 +108,6 @@ impl Store {
                 .map(attempt_view)
                 .collect::<Result<Vec<_>, _>>()?,
         );
-        view.request = payload
-            .map(|payload| parse_json("request", &payload.request))
-            .transpose()?;
         Ok(Some(view))
     }
 

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 
 use sea_orm::{
-    ColumnTrait, DatabaseTransaction, EntityTrait, QueryFilter, QueryOrder, QuerySelect,
+    ColumnTrait, DatabaseTransaction, DerivePartialModel, EntityTrait, FromQueryResult,
+    QueryFilter, QueryOrder, QuerySelect, prelude::Uuid,
 };
 use sluice_shared::{
     domain::{
@@ -15,7 +16,7 @@ use sluice_shared::{
 
 use super::{
     Store, StoreError,
-    bulk::{Column, Rows},
+    bulk::{Column, Rows, Write, write_together},
     clients, count,
     entity::{account_state, job},
     for_update,
@@ -53,7 +54,7 @@ impl Verdict {
         }
     }
 
-    fn attempt(&self) -> u32 {
+    pub(super) fn attempt(&self) -> u32 {
         match self {
             Self::Report(reply) => reply.attempt,
             Self::Lost { attempt, .. } | Self::Unpublished { attempt, .. } => *attempt,
@@ -76,9 +77,42 @@ pub struct Settled {
     pub freed: usize,
 }
 
+/// What is read of a job to settle it.
+#[derive(Debug, DerivePartialModel)]
+#[sea_orm(entity = "job::Entity")]
+pub(super) struct JobRow {
+    pub(super) id: Uuid,
+    state: String,
+    lane: String,
+    client: String,
+    attempt: i64,
+    failures: i64,
+    losses: i64,
+    max_attempts: i64,
+    at_most_once: bool,
+    cancel_requested: bool,
+    pub(super) account: Option<String>,
+    pub(super) worker: Option<String>,
+    error_code: Option<String>,
+    error_message: Option<String>,
+    ready: bool,
+    run_at: i64,
+    pub(super) created_at: i64,
+    pub(super) dispatched_at: Option<i64>,
+    pub(super) started_at: Option<i64>,
+    lease_until: Option<i64>,
+    finished_at: Option<i64>,
+}
+
+/// Its columns, by the names above.
+const JOB_ROW: &str = "jobs.id, jobs.state, jobs.lane, jobs.client, jobs.attempt, jobs.failures, jobs.losses, \
+     jobs.max_attempts, jobs.at_most_once, jobs.cancel_requested, jobs.account, jobs.worker, \
+     jobs.error_code, jobs.error_message, jobs.ready, jobs.run_at, jobs.created_at, \
+     jobs.dispatched_at, jobs.started_at, jobs.lease_until, jobs.finished_at";
+
 /// A job while its verdicts are applied.
 struct Open {
-    row: job::Model,
+    row: JobRow,
     job: Job,
     changed: bool,
 }
@@ -149,13 +183,9 @@ impl Store {
                 settled.requeued.push(entry.row.lane.clone());
             }
         }
-        write_jobs(
-            &tx,
-            open.into_values().filter(|open| open.changed).collect(),
-        )
-        .await?;
-        history.write(&tx).await?;
-        release(&tx, &freed).await?;
+        let changed = open.into_values().filter(|open| open.changed).collect();
+        let writes = vec![write_jobs(changed), history.write(), release(&freed)];
+        write_together(&tx, writes).await?;
         judge(&tx, &judged, now, chance).await?;
         // Jobs that used nothing that can be measured tell a budget nothing.
         spent.retain(|_, spent| spent.tokens > 0 || spent.cost_microusd > 0);
@@ -178,6 +208,7 @@ impl Store {
         let tx = self.begin().await?;
         let Some(row) = job::Entity::find_by_id(id.0)
             .lock_exclusive()
+            .into_partial_model::<JobRow>()
             .one(&tx)
             .await?
         else {
@@ -197,14 +228,14 @@ impl Store {
         }
         open.job.cancel_requested = true;
         let answer = (open.job.state, open.job.attempt, ends_now);
-        write_jobs(&tx, vec![open]).await?;
+        write_jobs(vec![open]).execute(&tx).await?;
         tx.commit().await?;
         Ok(Some(Ok(answer)))
     }
 }
 
 impl Open {
-    fn new(row: job::Model) -> Result<Self, StoreError> {
+    fn new(row: JobRow) -> Result<Self, StoreError> {
         let state = State::from_name(&row.state)
             .ok_or_else(|| StoreError::Internal(format!("state `{}` is not known", row.state)))?;
         let job = Job {
@@ -232,11 +263,11 @@ async fn lock_jobs(
     tx: &DatabaseTransaction,
     verdicts: &[Verdict],
 ) -> Result<HashMap<JobId, Open>, StoreError> {
-    let mut ids: Vec<uuid::Uuid> = verdicts.iter().map(|verdict| verdict.job().0).collect();
+    let mut ids: Vec<Uuid> = verdicts.iter().map(|verdict| verdict.job().0).collect();
     ids.sort_unstable();
     ids.dedup();
     let sql = format!(
-        "SELECT jobs.* FROM v JOIN jobs ON jobs.id = v.job ORDER BY jobs.id {}",
+        "SELECT {JOB_ROW} FROM v JOIN jobs ON jobs.id = v.job ORDER BY jobs.id {}",
         for_update(tx, "FOR UPDATE OF jobs")
     );
     let rows = Rows::new(&["job"], vec![Column::Id(ids)])
@@ -244,7 +275,7 @@ async fn lock_jobs(
         .await?;
     let mut open = HashMap::with_capacity(rows.len());
     for row in rows {
-        let row = <job::Model as sea_orm::FromQueryResult>::from_query_result(&row, "")?;
+        let row = JobRow::from_query_result(&row, "")?;
         open.insert(JobId(row.id), Open::new(row)?);
     }
     Ok(open)
@@ -362,7 +393,7 @@ fn apply(entry: &mut Open, verdict: &Verdict, settlement: &Settlement, now: Time
 }
 
 /// Writes what [`apply`] changed, in the order of ids.
-async fn write_jobs(tx: &DatabaseTransaction, mut open: Vec<Open>) -> Result<(), StoreError> {
+fn write_jobs(mut open: Vec<Open>) -> Write {
     open.sort_unstable_by_key(|open| open.row.id);
     let mut ids = Vec::with_capacity(open.len());
     let mut texts: [Vec<String>; 5] = Default::default();
@@ -442,8 +473,7 @@ async fn write_jobs(tx: &DatabaseTransaction, mut open: Vec<Open>) -> Result<(),
             attempt,
         ],
     )
-    .execute(
-        tx,
+    .write(
         "UPDATE jobs SET state = v.state, account = NULLIF(v.account, ''), \
          worker = NULLIF(v.worker, ''), error_code = NULLIF(v.error_code, ''), \
          error_message = NULLIF(v.error_message, ''), failures = v.failures, losses = v.losses, \
@@ -452,15 +482,10 @@ async fn write_jobs(tx: &DatabaseTransaction, mut open: Vec<Open>) -> Result<(),
          finished_at = NULLIF(v.finished_at, 0) \
          FROM v WHERE jobs.id = v.id AND jobs.attempt = v.attempt",
     )
-    .await?;
-    Ok(())
 }
 
 /// Gives slots back, in the order of accounts. An answer also ends a streak of throttles.
-async fn release(
-    tx: &DatabaseTransaction,
-    freed: &BTreeMap<String, Freed>,
-) -> Result<(), StoreError> {
+fn release(freed: &BTreeMap<String, Freed>) -> Write {
     let accounts = freed.keys().cloned().collect();
     let slots = freed.values().map(|freed| freed.slots).collect();
     let answered = freed
@@ -475,14 +500,11 @@ async fn release(
             Column::Number(answered),
         ],
     )
-    .execute(
-        tx,
+    .write(
         "UPDATE account_state SET in_flight = in_flight - v.freed, \
          throttle_streak = throttle_streak * (1 - v.answered) \
          FROM v WHERE account_state.account = v.account",
     )
-    .await?;
-    Ok(())
 }
 
 /// Lets outcomes change their accounts' standing and cooldown; most change nothing.

@@ -1,16 +1,22 @@
-//! Accepting jobs: many submissions in one transaction, each all or nothing.
+//! Accepting jobs: many submissions in one transaction, each all or nothing. Jobs that need not
+//! wait are bound in the same transaction.
 
 use std::collections::HashMap;
 
 use sea_orm::{
     ColumnTrait, Condition, DatabaseTransaction, DbBackend, EntityTrait, ExprTrait, QueryFilter,
 };
-use sluice_shared::domain::{Delivery, JobId, Lane, Request, Time, quota};
+use sluice_shared::{
+    domain::{AccountId, Delivery, JobId, Lane, Request, Span, State, Time, quota, route::Cursor},
+    message::{Dispatch, VERSION},
+};
 use uuid::Uuid;
 
 use super::{
     Store, StoreError,
-    bulk::{Column, Rows},
+    at_once::AtOnce,
+    bulk::{Column, Rows, write_together},
+    claim::{Claim, bound_state},
     clients,
     entity::idempotency_key,
     fair, parse_json, to_json,
@@ -47,6 +53,24 @@ pub struct NewRow {
     pub request: Request,
 }
 
+impl NewRow {
+    /// The message of its first attempt, when it was bound to `account` as it was accepted.
+    #[must_use]
+    pub fn into_dispatch(self, account: AccountId) -> Dispatch {
+        Dispatch {
+            v: VERSION,
+            job: self.id,
+            attempt: 1,
+            account,
+            delivery: self.delivery,
+            timeout: Span::from_millis(self.timeout_ms),
+            session: self.session,
+            traceparent: self.traceparent,
+            request: self.request,
+        }
+    }
+}
+
 /// An `Idempotency-Key` and what came with it.
 #[derive(Clone, Debug)]
 pub struct Idempotency {
@@ -80,6 +104,16 @@ pub enum Submitted {
     OverQuota(quota::Violation),
 }
 
+/// What became of submissions.
+#[derive(Debug, Default)]
+pub struct Taken {
+    /// One result each, in order.
+    pub results: Vec<Submitted>,
+    /// The jobs that are bound already, with their accounts: their first attempts must be
+    /// published.
+    pub bound: HashMap<JobId, AccountId>,
+}
+
 impl Store {
     /// Accepts many submissions in one transaction; one result each, in order. When this returns
     /// they are on disk.
@@ -91,6 +125,30 @@ impl Store {
         submissions: &[Submission],
         now: Time,
     ) -> Result<Vec<Submitted>, StoreError> {
+        Ok(self.take(submissions, None, now).await?.results)
+    }
+
+    /// As [`Store::submit`], and binds those new jobs at once that need not wait: within `claim`,
+    /// which has the lanes of these jobs. All of it is one transaction.
+    ///
+    /// # Errors
+    /// When the database did not take them; then it took none, and bound none.
+    pub async fn submit_and_bind(
+        &self,
+        submissions: &[Submission],
+        claim: &Claim<'_>,
+        cursor: &mut Cursor,
+        now: Time,
+    ) -> Result<Taken, StoreError> {
+        self.take(submissions, Some((claim, cursor)), now).await
+    }
+
+    async fn take(
+        &self,
+        submissions: &[Submission],
+        claim: Option<(&Claim<'_>, &mut Cursor)>,
+        now: Time,
+    ) -> Result<Taken, StoreError> {
         // Before the transaction on Postgres, where a client's place would stay locked until its
         // end and API processes would wait for each other's disk. SQLite has one writer anyway.
         let sqlite = self.write.get_database_backend() == DbBackend::Sqlite;
@@ -111,7 +169,14 @@ impl Store {
             .filter(|(_, result)| **result == Submitted::Accepted)
             .map(|((submission, tags), _)| (submission, tags.as_slice()))
             .collect();
-        insert_jobs(&tx, &accepted, now).await?;
+        let rows = accepted
+            .iter()
+            .flat_map(|(submission, tags)| submission.rows.iter().zip(tags.iter().copied()));
+        let at_once = match claim {
+            Some((claim, cursor)) => self.bind_at_once(&tx, rows, claim, cursor, now).await?,
+            None => None,
+        };
+        let bound = insert_jobs(&tx, &accepted, at_once, now).await?;
         tx.commit().await?;
         let unused = submissions
             .iter()
@@ -122,7 +187,7 @@ impl Store {
             // The gaps are closed by the next mending.
             tracing::debug!(%error, "places in fair queueing could not be given back");
         }
-        Ok(results)
+        Ok(Taken { results, bound })
     }
 
     /// Forgets idempotency keys older than `before`.
@@ -259,15 +324,20 @@ async fn claim_keys(
 async fn insert_jobs(
     tx: &DatabaseTransaction,
     submissions: &[(&Submission, &[i64])],
+    at_once: Option<AtOnce>,
     now: Time,
-) -> Result<(), StoreError> {
+) -> Result<HashMap<JobId, AccountId>, StoreError> {
+    let (bound, charges) = match at_once {
+        Some(AtOnce { bound, charges }) => (bound, charges),
+        None => (HashMap::new(), Vec::new()),
+    };
     let most = submissions
         .iter()
         .map(|(submission, _)| submission.rows.len())
         .sum();
     let mut ids = Vec::with_capacity(most);
     let mut retries = Vec::with_capacity(most);
-    let mut texts: [Vec<String>; 7] = std::array::from_fn(|_| Vec::with_capacity(most));
+    let mut texts: [Vec<String>; 8] = std::array::from_fn(|_| Vec::with_capacity(most));
     let mut numbers: [Vec<i64>; 10] = std::array::from_fn(|_| Vec::with_capacity(most));
     for (submission, tags) in submissions {
         for (row, tag) in submission.rows.iter().zip(*tags) {
@@ -281,6 +351,9 @@ async fn insert_jobs(
                 row.metadata.clone(),
                 to_json("request", &row.request)?,
                 row.traceparent.clone().unwrap_or_default(),
+                bound
+                    .get(&row.id)
+                    .map_or(String::new(), ToString::to_string),
             ];
             for (column, value) in texts.iter_mut().zip(values) {
                 column.push(value);
@@ -302,7 +375,16 @@ async fn insert_jobs(
             }
         }
     }
-    let [clients, lanes, models, sessions, metadata, requests, traces] = texts.map(Column::Text);
+    let [
+        clients,
+        lanes,
+        models,
+        sessions,
+        metadata,
+        requests,
+        traces,
+        accounts,
+    ] = texts.map(Column::Text);
     let [
         priority,
         ready,
@@ -315,15 +397,31 @@ async fn insert_jobs(
         is_retry,
         fair_tags,
     ] = numbers.map(Column::Number);
-    Rows::new(
+    let jobs = Rows::new(
         &[
-            "id", "retry_of", "client", "lane", "model", "session", "metadata", "priority",
-            "ready", "run_at", "expires_at", "timeout_ms", "max_attempts", "at_most_once",
-            "created_at", "is_retry", "fair_tag",
+            "id",
+            "retry_of",
+            "account",
+            "client",
+            "lane",
+            "model",
+            "session",
+            "metadata",
+            "priority",
+            "ready",
+            "run_at",
+            "expires_at",
+            "timeout_ms",
+            "max_attempts",
+            "at_most_once",
+            "created_at",
+            "is_retry",
+            "fair_tag",
         ],
         vec![
             Column::Id(ids.clone()),
             Column::Id(retries),
+            accounts,
             clients,
             lanes,
             models,
@@ -341,25 +439,28 @@ async fn insert_jobs(
             fair_tags,
         ],
     )
-    .execute(
-        tx,
+    .write(format!(
         "INSERT INTO jobs (id, state, client, lane, model, priority, fair_tag, ready, run_at, \
-         expires_at, timeout_ms, attempt, failures, losses, max_attempts, at_most_once, session, \
-         metadata, retry_of, created_at) \
-         SELECT id, 'queued', client, lane, NULLIF(model, ''), priority, fair_tag, ready = 1, run_at, \
-         NULLIF(expires_at, 0), timeout_ms, 0, 0, 0, max_attempts, at_most_once = 1, \
-         NULLIF(session, ''), metadata, CASE WHEN is_retry = 1 THEN retry_of END, created_at FROM v",
-    )
-    .await?;
-    Rows::new(
+         expires_at, timeout_ms, attempt, failures, losses, max_attempts, at_most_once, account, \
+         session, metadata, retry_of, created_at, dispatched_at) \
+         SELECT id, CASE WHEN account = '' THEN '{}' ELSE '{}' END, client, lane, \
+         NULLIF(model, ''), priority, fair_tag, ready = 1, run_at, NULLIF(expires_at, 0), \
+         timeout_ms, CASE WHEN account = '' THEN 0 ELSE 1 END, 0, 0, max_attempts, \
+         at_most_once = 1, NULLIF(account, ''), NULLIF(session, ''), metadata, \
+         CASE WHEN is_retry = 1 THEN retry_of END, created_at, \
+         CASE WHEN account <> '' THEN created_at END FROM v",
+        State::Queued,
+        bound_state()?,
+    ));
+    let payloads = Rows::new(
         &["job", "request", "traceparent"],
         vec![Column::Id(ids), requests, traces],
     )
-    .execute(
-        tx,
+    .write(
         "INSERT INTO job_payloads (job, request, traceparent) \
-             SELECT job, request, NULLIF(traceparent, '') FROM v",
-    )
-    .await?;
-    Ok(())
+         SELECT job, request, NULLIF(traceparent, '') FROM v",
+    );
+    let writes = [payloads, jobs].into_iter().chain(charges).collect();
+    write_together(tx, writes).await?;
+    Ok(bound)
 }

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
+mod at_once;
 mod fresh;
 
 use std::{sync::Arc, time::Duration};
@@ -19,6 +20,11 @@ use sluice_shared::{
     message::{Dispatch, Reply, Report},
 };
 use tokio::task::JoinSet;
+
+use self::at_once::{
+    a_new_job_that_need_not_wait_is_bound_at_once, submitters_and_claimers_at_once_exceed_no_slot,
+    who_comes_gets_no_account_that_takes_none, who_waits_goes_before_who_comes,
+};
 
 /// Each promise on each database.
 macro_rules! on_every_store {
@@ -63,6 +69,10 @@ on_every_store!(
     lists_are_filtered_and_paged,
     a_revoked_key_is_no_key,
     large_batches_are_taken,
+    a_new_job_that_need_not_wait_is_bound_at_once,
+    who_waits_goes_before_who_comes,
+    who_comes_gets_no_account_that_takes_none,
+    submitters_and_claimers_at_once_exceed_no_slot,
 );
 
 fn account(name: &str, max_concurrency: u32) -> Account {

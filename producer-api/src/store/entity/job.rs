@@ -48,6 +48,15 @@ pub struct Model {
 }
 
 #[derive(Clone, Copy, Debug, EnumIter, DeriveRelation)]
-pub enum Relation {}
+pub enum Relation {
+    #[sea_orm(has_many = "super::attempt::Entity")]
+    Attempts,
+}
+
+impl Related<super::attempt::Entity> for Entity {
+    fn to() -> RelationDef {
+        Relation::Attempts.def()
+    }
+}
 
 impl ActiveModelBehavior for ActiveModel {}

@@ -1,0 +1,91 @@
+//! Binding at the door: a new job that nobody waits before, and that an account has room for, is
+//! bound in the transaction that accepts it. It is spared a second commit, and its client the
+//! time of it.
+//!
+//! It is decided as a claim decides it, by the same functions, over new jobs instead of waiting
+//! ones. **Whoever waits goes first**: an account that any waiting job could use is left to it.
+
+use std::collections::HashMap;
+
+use futures::try_join;
+use sea_orm::DatabaseTransaction;
+use sluice_shared::domain::{
+    AccountId, JobId, Lane, Time,
+    route::{self, Cursor, Head},
+};
+
+use super::{
+    Store, StoreError,
+    bulk::Write,
+    claim::{Claim, Held, charge, lock_seats, seats_of_lanes},
+    fair,
+    submit::NewRow,
+};
+
+/// New jobs that are to be bound, and what that costs their accounts.
+pub(super) struct AtOnce {
+    pub(super) bound: HashMap<JobId, AccountId>,
+    pub(super) charges: Vec<Write>,
+}
+
+impl Store {
+    /// Locks the accounts that new jobs (each with its fair-queueing tag) can have, and says who
+    /// gets which; `None` when nobody gets any. Accounts that another transaction holds are left to it, so that a submit waits
+    /// for nobody.
+    pub(super) async fn bind_at_once<'a>(
+        &self,
+        tx: &DatabaseTransaction,
+        rows: impl Iterator<Item = (&'a NewRow, i64)>,
+        claim: &Claim<'_>,
+        cursor: &mut Cursor,
+        now: Time,
+    ) -> Result<Option<AtOnce>, StoreError> {
+        let heads: Vec<Head> = rows
+            .filter(|(row, _)| row.run_at <= now)
+            .filter_map(|(row, fair_tag)| {
+                let is_its = |demand: &super::LaneDemand| demand.lane == row.lane;
+                Some(Head {
+                    job: row.id,
+                    priority: row.priority,
+                    fair_tag,
+                    lane: claim.lanes.iter().position(is_its)?,
+                })
+            })
+            .collect();
+        // Who may have only so many in flight waits for a claim, which counts them.
+        if heads.is_empty() || self.caps(tx, claim, now).await?.is_some() {
+            return Ok(None);
+        }
+        let mut next_cooldown = None;
+        let (mut seats, waiting) = try_join!(
+            lock_seats(tx, claim, Held::Skip, now, &mut next_cooldown),
+            self.waiting_lanes()
+        )?;
+        let Ok(waiting) = waiting
+            .iter()
+            .map(|key| Lane::parse(key))
+            .collect::<Result<Vec<Lane>, _>>()
+        else {
+            return Ok(None);
+        };
+        seats.retain(|seat| {
+            let account = claim.accounts.iter().find(|one| one.id == seat.account);
+            account.is_some_and(|account| !waiting.iter().any(|lane| lane.admits(account)))
+        });
+        let lanes = seats_of_lanes(claim, &seats);
+        let mut bindings = route::plan(&heads, &seats, &lanes, claim.strategy, cursor);
+        bindings.truncate(claim.most);
+        if bindings.is_empty() {
+            return Ok(None);
+        }
+        let bound = bindings
+            .iter()
+            .map(|binding| (heads[binding.head].job, seats[binding.seat].account.clone()))
+            .collect();
+        let charges = vec![
+            charge(&seats, &bindings),
+            fair::advance(self.slot, claim.lanes, &heads, &bindings),
+        ];
+        Ok(Some(AtOnce { bound, charges }))
+    }
+}
