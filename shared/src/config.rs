@@ -4,6 +4,7 @@
 //! layer, so that no default hides in code. A key that is not in it is an error.
 
 mod account;
+mod warm_cli;
 
 use std::{
     collections::BTreeMap,
@@ -22,6 +23,7 @@ pub use account::{
     AccountConfig, ClaudeCli, Command, Credential, CredentialError, Faults, HttpApi, Provider,
     Simulated,
 };
+pub use warm_cli::WarmCli;
 
 use crate::domain::{AccountId, Span, route::Strategy};
 

@@ -1,5 +1,6 @@
-//! The official Claude Code CLI, run headless: one process a prompt, in the account's own config
-//! directory, with an environment of our making.
+//! The official Claude Code CLI, run headless: one process a prompt, or a few that are kept for
+//! the next ones ([`pool`]), in the account's own config directory, with an environment of our
+//! making.
 //!
 //! **Nothing in a prompt is a command or a path.** Two habits of the CLI would make it one, in
 //! every mode and with every tool off, and each has its guard here and a test with a canary file:
@@ -8,8 +9,12 @@
 //! directory are empty besides, and its tools are off unless the account allows them.
 
 mod arguments;
+mod lines;
+mod pool;
 mod report;
+mod stamp;
 mod version;
+mod warm;
 
 use std::{
     io,
@@ -28,9 +33,13 @@ use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use self::{
-    arguments::{Arguments, inert},
+    arguments::{Arguments, Feed, inert},
+    lines::Lines,
+    pool::{Key, Place, Pool},
     report::Report,
+    stamp::Stamp,
     version::Versions,
+    warm::Warm,
 };
 use super::{
     Account, BuildError, Check, Prompt, Sink,
@@ -75,6 +84,7 @@ pub struct ClaudeCli {
     default_model: Option<String>,
     max_output_bytes: usize,
     versions: Versions,
+    pool: Option<Pool>,
     pub(super) secrets: Secrets,
 }
 
@@ -129,6 +139,7 @@ impl ClaudeCli {
             default_model: account.default_model(),
             max_output_bytes: account.max_output_bytes,
             versions: Versions::default(),
+            pool: Pool::new(account.id, settings.warm),
             secrets,
         })
     }
@@ -152,47 +163,133 @@ impl ClaudeCli {
         )?;
         let input = inert(prompt.request.as_text())?;
         let scratch = Scratch::new().map_err(|error| run::no_scratch(&error))?;
-        self.versions
+        let version = self
+            .versions
             .require(&self.bin, || self.command(&scratch), stop)
             .await?;
+        if let Some(pool) = &self.pool
+            && arguments.leave_no_trace()
+        {
+            let key = Key {
+                arguments: arguments.clone(),
+                version,
+                login: self.stored_login(),
+            };
+            if let Some((place, waiting)) = pool.take(&key) {
+                let warm = match waiting {
+                    Some(warm) => warm,
+                    None => self.start_warm(&arguments, scratch)?,
+                };
+                return self
+                    .answer_warm(pool, (key, warm, place), &input, stop, sink)
+                    .await;
+            }
+        }
+        self.answer_alone(&arguments, input, scratch, (prompt, stop), sink)
+            .await
+    }
 
+    /// Runs a prompt in a process of its own.
+    async fn answer_alone(
+        &self,
+        arguments: &Arguments,
+        input: String,
+        scratch: Scratch,
+        (prompt, stop): (Prompt<'_>, Stop<'_>),
+        sink: &Sink,
+    ) -> Result<Outcome, Outcome> {
         let mut command = self.command(&scratch);
         command.env(
             "API_TIMEOUT_MS",
             prompt.timeout.as_millis().min(MAX_TIMER_MS).to_string(),
         );
         arguments
-            .apply(&mut command, &scratch)
+            .apply(&mut command, &scratch, Feed::One)
             .map_err(|error| run::no_scratch(&error))?;
         let mut report = Report::new(Answer::new(self.max_output_bytes, sink));
-        let line_limit = self
-            .max_output_bytes
-            .saturating_mul(2)
-            .saturating_add(1 << 20);
-        let mut line = Vec::new();
-        let exit = run::run(command, input, stop, |chunk| {
-            let mut rest = chunk;
-            while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
-                let (last, tail) = rest.split_at(end);
-                line.extend_from_slice(last);
-                report.line(&line)?;
-                line.clear();
-                rest = tail.get(1..).unwrap_or_default();
-            }
-            line.extend_from_slice(rest);
-            if line.len() > line_limit {
-                Err(too_large(self.max_output_bytes))
-            } else {
-                Ok(())
-            }
+        let mut lines = Lines::new(self.max_output_bytes);
+        let exit = run::run(command, input.into_bytes(), stop, |chunk| {
+            lines.feed(chunk, |line| report.line(line))
         })
         .await?;
-        report.line(&line)?;
+        report.line(lines.rest())?;
+        self.judge(report, exit.code(), &exit.stderr)
+    }
+
+    /// Runs a prompt in a process that is kept if nothing speaks against it.
+    async fn answer_warm(
+        &self,
+        pool: &Pool,
+        (key, mut warm, place): (Key, Warm, Place),
+        input: &str,
+        stop: Stop<'_>,
+        sink: &Sink,
+    ) -> Result<Outcome, Outcome> {
+        let answer = Answer::new(self.max_output_bytes, sink);
+        let mut report = Report::new(answer).of(warm.conversation());
+        let turn = match stop.race(warm.turn(input, &mut report)).await {
+            Ok(Ok(turn)) => turn,
+            Ok(Err(outcome)) | Err(outcome) => {
+                warm.stop().await;
+                return Err(outcome);
+            }
+        };
+        if report.has_strayed() {
+            warm.stop().await;
+            return Err(Outcome::failed(
+                "unexpected_output",
+                "the CLI spoke of another conversation than this prompt's",
+            ));
+        }
+        let outcome = self.judge(report, turn.code.unwrap_or_default(), &turn.stderr);
+        if !turn.is_clean || outcome.is_err() {
+            warm.stop().await;
+        } else if pool.is_worn(&warm) {
+            pool.retire(warm, "it has run its number of prompts");
+            self.start_next(pool, key, place);
+        } else {
+            pool.give_back(key, warm, place).await;
+        }
+        outcome
+    }
+
+    /// Starts what takes the place of a process that has had its turns, so that no prompt waits
+    /// for the start.
+    fn start_next(&self, pool: &Pool, key: Key, place: Place) {
+        let Ok(scratch) = Scratch::new() else {
+            return;
+        };
+        // Why not is said to the next prompt, which tries for itself.
+        if let Ok(warm) = self.start_warm(&key.arguments, scratch) {
+            pool.keep_new(key, warm, place);
+        }
+    }
+
+    fn start_warm(&self, arguments: &Arguments, scratch: Scratch) -> Result<Warm, Outcome> {
+        let mut command = self.command(&scratch);
+        // Each prompt has its own timeout, which is ours to keep.
+        command.env("API_TIMEOUT_MS", MAX_TIMER_MS.to_string());
+        arguments
+            .apply(&mut command, &scratch, Feed::Lines)
+            .map_err(|error| run::no_scratch(&error))?;
+        Warm::start(command, scratch, self.max_output_bytes)
+    }
+
+    /// Which login is in the config directory, if that is what is used.
+    fn stored_login(&self) -> Option<Stamp> {
+        match self.login {
+            Login::ConfigDir => Stamp::of(&self.config_dir.join(".credentials.json")).ok(),
+            Login::ApiKey(_) | Login::OauthToken(_) => None,
+        }
+    }
+
+    /// What a whole report comes to. An error is an outcome too, of a prompt that has no answer.
+    fn judge(&self, report: Report<'_>, code: i32, stderr: &str) -> Result<Outcome, Outcome> {
         if let Some(warning) = report.warning() {
             tracing::info!(account = %self.account, "{warning}");
         }
-        let stderr = stderr_end(&self.secrets, &exit.stderr);
-        match report.judge(exit.code(), &stderr, clock::now()) {
+        let stderr = stderr_end(&self.secrets, stderr);
+        match report.judge(code, &stderr, clock::now()) {
             Outcome::Completed(completion) if completion.text.len() > self.max_output_bytes => {
                 Err(too_large(self.max_output_bytes))
             }

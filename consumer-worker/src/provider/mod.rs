@@ -10,6 +10,7 @@ mod api_error;
 mod claude_cli;
 mod command;
 mod credential;
+mod guardian;
 mod http;
 mod limits;
 mod openai;

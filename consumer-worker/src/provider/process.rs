@@ -3,7 +3,8 @@
 //! A program runs as the leader of its own process group, and the group is what is ended: on
 //! cancel, on timeout, on too much output, and when the future is dropped. A descendant that has
 //! left the group (the CLI's own shell does) is found by a mark in its environment when a run is
-//! ended early; a program that ends by itself may leave such a one behind on purpose.
+//! ended early; a program that ends by itself may leave such a one behind on purpose. When the
+//! worker itself is killed, the [`guardian`](super::guardian) does the same in its place.
 
 use std::{
     io,
@@ -22,7 +23,11 @@ use tokio::{
     process::{Child, ChildStderr, ChildStdin, ChildStdout, Command},
 };
 
-use super::{scratch::Scratch, stop::Stop};
+use super::{
+    guardian::{self, Guarded},
+    scratch::Scratch,
+    stop::Stop,
+};
 
 /// How long a program may take to end when it is asked to, before it is killed. A CLI that is
 /// writing a renewed login down needs a moment; one that takes longer does not hold up a cancel.
@@ -34,7 +39,7 @@ const DRAIN: Duration = Duration::from_secs(2);
 const STDERR_BYTES: usize = 16 * 1024;
 const CHUNK: usize = 32 * 1024;
 /// The variable by which a run's processes are known.
-const MARK: &str = "SLUICE_RUN";
+pub(super) const MARK: &str = "SLUICE_RUN";
 
 /// How a program ended by itself.
 #[derive(Debug)]
@@ -101,11 +106,24 @@ fn is_executable(path: &Path) -> bool {
 /// Runs `command` with `input` on its standard input to its end. What it writes goes to `output`
 /// chunk by chunk; an outcome from there, or from `stop`, ends it at once.
 pub(super) async fn run(
-    mut command: Command,
+    command: Command,
     input: Vec<u8>,
     stop: Stop<'_>,
     mut output: impl FnMut(&[u8]) -> Result<(), Outcome>,
 ) -> Result<Exit, Outcome> {
+    let (mut group, streams) = start(command)?;
+    let talk = group.talk(input, streams, &mut output);
+    match stop.race(talk).await {
+        Ok(Ok(exit)) => Ok(exit),
+        Ok(Err(outcome)) | Err(outcome) => {
+            group.end().await;
+            Err(outcome)
+        }
+    }
+}
+
+/// Starts `command` as the leader of a group of its own, with pipes for its streams.
+pub(super) fn start(mut command: Command) -> Result<(Group, Streams), Outcome> {
     let mark = uuid::Uuid::now_v7().to_string();
     command
         .env(MARK, &mark)
@@ -121,26 +139,21 @@ pub(super) async fn run(
         until: None,
         detail: format!("the program cannot be started on this worker: {error}"),
     })?;
-    let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-    let mut group = Group::new(child, mark);
-    let talk = group.talk(input, (stdin, stdout, stderr), &mut output);
-    match stop.race(talk).await {
-        Ok(Ok(exit)) => Ok(exit),
-        Ok(Err(outcome)) | Err(outcome) => {
-            group.end().await;
-            Err(outcome)
-        }
-    }
+    let streams = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+    Ok((Group::new(child, mark), streams))
 }
 
-type Streams = (Option<ChildStdin>, Option<ChildStdout>, Option<ChildStderr>);
+pub(super) type Streams = (Option<ChildStdin>, Option<ChildStdout>, Option<ChildStderr>);
 
 /// A running program and all that came of it; ended when dropped.
-struct Group {
+#[derive(Debug)]
+pub(super) struct Group {
     child: Child,
     /// The id of the group, which is that of its leader; `None` once the group is ended.
     id: Option<Pid>,
     mark: String,
+    /// Before it has any input, so that a program that waits for it is never left behind.
+    guarded: Option<Guarded>,
 }
 
 impl Group {
@@ -149,7 +162,29 @@ impl Group {
             .id()
             .and_then(|id| i32::try_from(id).ok())
             .map(Pid::from_raw);
-        Self { child, id, mark }
+        let guarded = id.map(|id| guardian::watch(id, &mark));
+        Self {
+            child,
+            id,
+            mark,
+            guarded,
+        }
+    }
+
+    /// Whether it has ended by itself. One of which that cannot be told is as good as gone.
+    pub(super) fn has_ended(&mut self) -> bool {
+        !matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// How it ended, when it does so in a moment, which one whose input has ended should.
+    pub(super) async fn wait(&mut self) -> Option<Exit> {
+        let waited = tokio::time::timeout(GRACE, self.child.wait()).await;
+        let status = waited.ok()?.ok()?;
+        self.end_rest();
+        Some(Exit {
+            status,
+            stderr: String::new(),
+        })
     }
 
     /// Feeds and reads the program until it has ended.
@@ -196,7 +231,7 @@ impl Group {
     }
 
     /// Ends it: asks first, then kills, and waits until its leader is gone.
-    async fn end(&mut self) {
+    pub(super) async fn end(&mut self) {
         self.signal(Signal::SIGTERM);
         let gone = tokio::time::timeout(GRACE, self.child.wait()).await.is_ok();
         self.kill();
@@ -218,6 +253,7 @@ impl Group {
     fn end_rest(&mut self) {
         self.signal(Signal::SIGKILL);
         self.id = None;
+        self.guarded = None;
     }
 
     /// Kills the group and whatever left it.
@@ -269,8 +305,26 @@ async fn feed(stdin: Option<ChildStdin>, input: Vec<u8>) -> Result<(), Outcome> 
     Ok(())
 }
 
+/// Reads what is left in the pipes of a program that ends, for a moment at most.
+pub(super) async fn read_rest(
+    (stdout, stderr): (&mut ChildStdout, &mut ChildStderr),
+    tail: &mut Vec<u8>,
+    mut output: impl FnMut(&[u8]) -> Result<(), Outcome>,
+) -> Result<(), Outcome> {
+    let streams = async {
+        tokio::try_join!(
+            read(Some(stdout), &mut output),
+            keep_tail(Some(stderr), tail)
+        )
+    };
+    match tokio::time::timeout(DRAIN, streams).await {
+        Ok(read) => read.map(drop),
+        Err(_) => Ok(()),
+    }
+}
+
 async fn read(
-    stdout: Option<ChildStdout>,
+    stdout: Option<impl AsyncRead + Unpin>,
     output: &mut impl FnMut(&[u8]) -> Result<(), Outcome>,
 ) -> Result<(), Outcome> {
     let Some(mut stdout) = stdout else {
@@ -284,21 +338,29 @@ async fn read(
 }
 
 /// Reads all of standard error and keeps its end.
-async fn keep_tail(stderr: Option<ChildStderr>, tail: &mut Vec<u8>) -> Result<(), Outcome> {
+async fn keep_tail(
+    stderr: Option<impl AsyncRead + Unpin>,
+    tail: &mut Vec<u8>,
+) -> Result<(), Outcome> {
     let Some(mut stderr) = stderr else {
         return Ok(());
     };
     let mut chunk = Vec::with_capacity(CHUNK);
     while next_chunk(&mut stderr, &mut chunk).await {
-        tail.extend_from_slice(&chunk);
-        let beyond = tail.len().saturating_sub(STDERR_BYTES);
-        tail.drain(..beyond);
+        append(tail, &chunk);
     }
     Ok(())
 }
 
+/// Appends to what is kept of standard error.
+pub(super) fn append(tail: &mut Vec<u8>, chunk: &[u8]) {
+    tail.extend_from_slice(chunk);
+    let beyond = tail.len().saturating_sub(STDERR_BYTES);
+    tail.drain(..beyond);
+}
+
 /// The next bytes into `chunk`; false at the end. A stream that fails has ended.
-async fn next_chunk(stream: &mut (impl AsyncRead + Unpin), chunk: &mut Vec<u8>) -> bool {
+pub(super) async fn next_chunk(stream: &mut (impl AsyncRead + Unpin), chunk: &mut Vec<u8>) -> bool {
     chunk.clear();
     matches!(stream.read_buf(chunk).await, Ok(length) if length > 0)
 }

@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// The real CLI.
-fn claude() -> PathBuf {
+pub(crate) fn claude() -> PathBuf {
     let bin = std::env::var_os("SLUICE_TEST_CLAUDE_BIN").expect(
         "SLUICE_TEST_CLAUDE_BIN is not set: `make test` installs the Claude Code CLI and sets it; \
          by hand, run `npm install --prefix DIR @anthropic-ai/claude-code` and set it to \
@@ -32,18 +32,18 @@ fn claude() -> PathBuf {
 }
 
 /// An account of the CLI with a data folder of its own.
-struct Account {
-    stub: Stub,
+pub(crate) struct Account {
+    pub(crate) stub: Stub,
     home: TempDir,
-    provider: Provider,
+    pub(crate) provider: Provider,
 }
 
 impl Account {
-    async fn new(settings: &str) -> Self {
+    pub(crate) async fn new(settings: &str) -> Self {
         Self::with_bin(&claude(), settings).await
     }
 
-    async fn with_bin(bin: &Path, settings: &str) -> Self {
+    pub(crate) async fn with_bin(bin: &Path, settings: &str) -> Self {
         let stub = Stub::start().await;
         let home = tempfile::tempdir().unwrap();
         let settings = format!(
@@ -66,7 +66,7 @@ impl Account {
         .await
     }
 
-    fn config_dir(&self) -> PathBuf {
+    pub(crate) fn config_dir(&self) -> PathBuf {
         self.home.path().join("claude/main")
     }
 }
@@ -77,7 +77,7 @@ fn events(pieces: &[&str]) -> Vec<String> {
 }
 
 /// What the user said, as the API was asked.
-fn user_texts(asked: &Asked) -> Vec<String> {
+pub(crate) fn user_texts(asked: &Asked) -> Vec<String> {
     let messages = asked.body["messages"].as_array().unwrap();
     messages
         .iter()
@@ -355,11 +355,11 @@ async fn a_cancel_ends_what_a_tool_has_started() {
     assert_eq!(tools[0]["name"], "Bash");
 }
 
-const CANARY: &str = "the-canary-sings";
+pub(crate) const CANARY: &str = "the-canary-sings";
 
 /// The real CLI behind a script that first puts a canary where the CLI is started and where its
 /// home is, and then does `besides`.
-fn behind_canaries(dir: &Path, besides: &str) -> PathBuf {
+pub(crate) fn behind_canaries(dir: &Path, besides: &str) -> PathBuf {
     let path = dir.join("claude");
     let script = format!(
         "#!/bin/sh\necho {CANARY} > ./canary\necho {CANARY} > \"$HOME/canary\"\n{besides}\n\
@@ -372,7 +372,7 @@ fn behind_canaries(dir: &Path, besides: &str) -> PathBuf {
 }
 
 /// The canary's file in every way in which a prompt may name it.
-fn with_paths(dir: &Path) -> String {
+pub(crate) fn with_paths(dir: &Path) -> String {
     std::fs::write(dir.join("canary"), CANARY).unwrap();
     let path = dir.join("canary");
     let path = path.display();

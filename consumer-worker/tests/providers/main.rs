@@ -11,6 +11,7 @@
 mod anthropic;
 mod claude_cli;
 mod claude_stand_in;
+mod claude_warm;
 mod command;
 mod http;
 mod openai;

@@ -6,7 +6,7 @@ use secrecy::SecretString;
 use serde::{Deserialize, de};
 use serde_json::{Map, Value};
 
-use super::ConfigError;
+use super::{ConfigError, WarmCli};
 use crate::domain::{Account, AccountId, Span};
 
 /// One account.
@@ -212,6 +212,8 @@ pub struct ClaudeCli {
     /// worker's rights, so whoever may submit can then read what the worker can read, this
     /// account's login included. Default false.
     pub allow_tools: bool,
+    /// Whether its processes are kept for the next prompt.
+    pub warm: WarmCli,
 }
 
 /// Any program.
@@ -268,6 +270,9 @@ struct RawClaudeCli {
     base_url: Option<url::Url>,
     #[serde(default)]
     allow_tools: bool,
+    warm_processes: Option<u16>,
+    warm_turns: Option<u32>,
+    warm_idle: Option<Span>,
 }
 
 fn settings<T: de::DeserializeOwned>(map: Map<String, Value>) -> Result<T, String> {
@@ -321,6 +326,7 @@ impl TryFrom<RawAccount> for AccountConfig {
                     },
                     base_url: cli.base_url,
                     allow_tools: cli.allow_tools,
+                    warm: WarmCli::new(cli.warm_processes, cli.warm_turns, cli.warm_idle),
                 })
             }
             other => {
@@ -415,6 +421,9 @@ impl AccountConfig {
                         "give one credential at most: the CLI takes only one",
                     );
                 }
+                if let Some((key, problem)) = cli.warm.problem() {
+                    return bad(key, problem);
+                }
             }
             Provider::Command(command) => {
                 if command.argv.first().is_none_or(String::is_empty) {
@@ -503,6 +512,15 @@ mod tests {
                 "pass_env",
             ),
             ("provider = \"command\"\nargv = []", "argv"),
+            (
+                "provider = \"claude-cli\"\nwarm_processes = 300",
+                "warm_processes",
+            ),
+            ("provider = \"claude-cli\"\nwarm_turns = 0", "warm_turns"),
+            (
+                "provider = \"claude-cli\"\nwarm_idle = \"10ms\"",
+                "warm_idle",
+            ),
         ] {
             let error = read(settings).unwrap_err();
             assert!(error.contains(&format!("accounts.a.{key}")), "{error}");

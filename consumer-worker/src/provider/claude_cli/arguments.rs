@@ -18,13 +18,22 @@ const MOST_TURNS: u64 = 1000;
 /// What of a request goes to the command line. The prompt itself never does, and neither does
 /// the system prompt: both could be longer than a command line may be, and everyone on the
 /// machine can read those.
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct Arguments {
     model: Option<String>,
     system: Option<String>,
     /// Names of tools; empty for none.
     tools: Vec<String>,
     turns: u64,
+}
+
+/// How a process gets its prompts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Feed {
+    /// One, which is all that is on its standard input.
+    One,
+    /// Any number, each a line of JSON.
+    Lines,
 }
 
 impl Arguments {
@@ -75,8 +84,19 @@ impl Arguments {
         })
     }
 
+    /// Whether a process that has run such a job is as it was before. Tools leave things behind:
+    /// files, shells, a list of things to do.
+    pub(super) fn leave_no_trace(&self) -> bool {
+        self.tools.is_empty()
+    }
+
     /// Puts them on `command`; a system prompt goes into a file in `scratch`.
-    pub(super) fn apply(&self, command: &mut Command, scratch: &Scratch) -> io::Result<()> {
+    pub(super) fn apply(
+        &self,
+        command: &mut Command,
+        scratch: &Scratch,
+        feed: Feed,
+    ) -> io::Result<()> {
         command.args([
             "-p",
             "--output-format",
@@ -90,8 +110,13 @@ impl Arguments {
             "--strict-mcp-config",
             "--setting-sources",
             "",
-            "--disable-slash-commands",
         ]);
+        match feed {
+            Feed::One => command.arg("--disable-slash-commands"),
+            // Its commands are on, because `/clear` is one; a prompt is none all the same, see
+            // `inert`. Without tools there is nothing else that they bring.
+            Feed::Lines => command.args(["--input-format", "stream-json"]),
+        };
         // In one argument each, so that a value that begins with a dash is still a value.
         if let Some(model) = &self.model {
             command.arg(format!("--model={model}"));
@@ -159,7 +184,7 @@ fn tools(asked: Option<&Value>) -> Result<Vec<String>, Outcome> {
 /// The CLI takes a prompt whose very first character is a slash for one of its commands, also
 /// with `--disable-slash-commands`: it answers `Unknown command` for a success, without a call.
 /// With a line break before it, it is a prompt like any other.
-pub(super) fn inert(prompt: String) -> Result<Vec<u8>, Outcome> {
+pub(super) fn inert(prompt: String) -> Result<String, Outcome> {
     if prompt.trim().is_empty() {
         return Err(Outcome::rejected(
             "empty_prompt",
@@ -176,6 +201,5 @@ pub(super) fn inert(prompt: String) -> Result<Vec<u8>, Outcome> {
         format!("\n{prompt}")
     } else {
         prompt
-    }
-    .into_bytes())
+    })
 }

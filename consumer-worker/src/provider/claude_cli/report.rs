@@ -22,9 +22,13 @@ use super::{
 #[derive(Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 enum Line {
+    System {
+        session_id: Option<String>,
+    },
     StreamEvent {
         event: Value,
         parent_tool_use_id: Option<String>,
+        session_id: Option<String>,
     },
     RateLimitEvent {
         rate_limit_info: RateLimit,
@@ -60,6 +64,7 @@ struct Verdict {
     stop_reason: Option<String>,
     terminal_reason: Option<String>,
     total_cost_usd: Option<f64>,
+    session_id: Option<String>,
     usage: Option<Counts>,
     #[serde(rename = "modelUsage")]
     model_usage: Map<String, Value>,
@@ -73,6 +78,18 @@ pub(super) struct Report<'a> {
     /// The class of the last error, such as `authentication_failed`.
     class: Option<String>,
     verdict: Option<Verdict>,
+    conversation: Conversation,
+    /// Something was said of another conversation than this one.
+    strayed: bool,
+}
+
+/// The conversation that a process is in. One of its own, for a process that runs one prompt.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Conversation {
+    /// The CLI's id of it; unknown until the CLI speaks.
+    pub(super) id: Option<String>,
+    /// What the process had cost before it, which the CLI counts on from, in dollars.
+    pub(super) cost_before: f64,
 }
 
 impl<'a> Report<'a> {
@@ -83,6 +100,41 @@ impl<'a> Report<'a> {
             limit: None,
             class: None,
             verdict: None,
+            conversation: Conversation::default(),
+            strayed: false,
+        }
+    }
+
+    /// The same, of this conversation.
+    pub(super) fn of(mut self, conversation: Conversation) -> Self {
+        self.conversation = conversation;
+        self
+    }
+
+    /// Whether the result was told.
+    pub(super) fn is_over(&self) -> bool {
+        self.verdict.is_some()
+    }
+
+    /// Whether something was told of another conversation.
+    pub(super) fn has_strayed(&self) -> bool {
+        self.strayed
+    }
+
+    /// The conversation with what is known of it now.
+    pub(super) fn conversation(&self) -> Conversation {
+        let total = self.verdict.as_ref().and_then(|told| told.total_cost_usd);
+        Conversation {
+            id: self.conversation.id.clone(),
+            cost_before: total.unwrap_or(self.conversation.cost_before),
+        }
+    }
+
+    fn said_in(&mut self, id: Option<String>) {
+        match (&self.conversation.id, id) {
+            (Some(known), Some(id)) => self.strayed |= *known != id,
+            (None, Some(id)) => self.conversation.id = Some(id),
+            (_, None) => {}
         }
     }
 
@@ -90,11 +142,19 @@ impl<'a> Report<'a> {
     /// none.
     pub(super) fn line(&mut self, line: &[u8]) -> Result<(), Outcome> {
         match serde_json::from_slice(line) {
+            Ok(Line::System { session_id }) => {
+                self.said_in(session_id);
+                Ok(())
+            }
             // Deltas of a subagent are no part of the answer.
             Ok(Line::StreamEvent {
                 event,
                 parent_tool_use_id: None,
-            }) => self.event(&event),
+                session_id,
+            }) => {
+                self.said_in(session_id);
+                self.event(&event)
+            }
             Ok(Line::RateLimitEvent { rate_limit_info }) => {
                 self.limit = Some(rate_limit_info);
                 Ok(())
@@ -104,6 +164,7 @@ impl<'a> Report<'a> {
                 Ok(())
             }
             Ok(Line::Result(verdict)) => {
+                self.said_in(verdict.session_id.clone());
                 self.verdict = Some(*verdict);
                 Ok(())
             }
@@ -171,6 +232,9 @@ impl<'a> Report<'a> {
             return too_large;
         }
         let usage = verdict.usage.unwrap_or_default().usage();
+        let cost = verdict
+            .total_cost_usd
+            .map(|total| (total - self.conversation.cost_before).max(0.0));
         Outcome::Completed(Completion {
             text,
             model: self
@@ -178,7 +242,7 @@ impl<'a> Report<'a> {
                 .or_else(|| verdict.model_usage.keys().next().cloned()),
             stop_reason: verdict.stop_reason,
             usage: Usage {
-                cost_microusd: verdict.total_cost_usd.and_then(microusd),
+                cost_microusd: cost.and_then(microusd),
                 ..usage
             },
         })

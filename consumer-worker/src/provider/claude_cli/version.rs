@@ -1,12 +1,15 @@
 //! Which CLI this is: one that is too old is refused before it sees a prompt.
 
-use std::{path::Path, time::SystemTime};
+use std::path::Path;
 
 use semver::Version;
 use sluice_shared::domain::Outcome;
 use tokio::{process::Command, sync::Mutex};
 
-use super::super::{process, stop::Stop};
+use super::{
+    super::{process, stop::Stop},
+    Stamp,
+};
 
 /// The oldest CLI that is used. All options and variables that we need are in 2.1.136 and
 /// after; but up to 2.1.207 the CLI exits before all of a long answer is in the pipe, so that
@@ -16,12 +19,6 @@ pub(super) const OLDEST: Version = Version::new(2, 1, 208);
 /// What the program at a path has said of its version, for as long as it is the same file.
 #[derive(Debug, Default)]
 pub(super) struct Versions(Mutex<Option<(Stamp, Version)>>);
-
-#[derive(Clone, Debug, PartialEq)]
-struct Stamp {
-    modified: Option<SystemTime>,
-    length: u64,
-}
 
 impl Versions {
     /// The version of `bin`, or what one that is too old comes to. Asked once a binary: it
@@ -36,15 +33,10 @@ impl Versions {
         stop: Stop<'_>,
     ) -> Result<Version, Outcome> {
         let mut known = stop.race(self.0.lock()).await?;
-        let stamp = std::fs::metadata(bin)
-            .map(|file| Stamp {
-                modified: file.modified().ok(),
-                length: file.len(),
-            })
-            .map_err(|error| Outcome::Overloaded {
-                until: None,
-                detail: format!("{} cannot be found on this worker: {error}", bin.display()),
-            })?;
+        let stamp = Stamp::of(bin).map_err(|error| Outcome::Overloaded {
+            until: None,
+            detail: format!("{} cannot be found on this worker: {error}", bin.display()),
+        })?;
         let version = match known.as_ref() {
             Some((of, version)) if *of == stamp => version.clone(),
             _ => {
