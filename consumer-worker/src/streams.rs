@@ -12,7 +12,7 @@ use sluice_shared::{
     live::{Live, Piece},
 };
 use tokio::{
-    sync::mpsc::UnboundedReceiver,
+    sync::{Semaphore, mpsc::UnboundedReceiver},
     time::{Instant, sleep_until, timeout},
 };
 
@@ -25,7 +25,11 @@ const PACE: Duration = Duration::from_millis(20);
 /// Text of one job that may wait for the live plane, in bytes.
 const MOST_WAITING: usize = 1 << 20;
 
-/// How long one append may take.
+/// Appends under way at once. One takes kilobytes while it is, which thousands of attempts that
+/// stream at once would all hold while they wait for one of the live plane's connections.
+const MOST_APPENDS: usize = 64;
+
+/// How long one append may take, with the wait for its turn.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// How long a stream is kept after its last piece.
@@ -36,6 +40,7 @@ const KEPT: Span = Span::seconds(15 * 60);
 pub(crate) struct Streams {
     live: Live,
     outage: Outage,
+    room: Semaphore,
 }
 
 /// What came first.
@@ -53,6 +58,7 @@ impl Streams {
         Self {
             live,
             outage: Outage::of("the live plane, for streams,"),
+            room: Semaphore::new(MOST_APPENDS),
         }
     }
 
@@ -111,7 +117,13 @@ impl Streams {
     /// room for it.
     fn append<'a>(&'a self, job: JobId, pieces: &'a [Piece]) -> BoxFuture<'a, bool> {
         Box::pin(async move {
-            match timeout(PATIENCE, self.live.append(job, pieces, KEPT)).await {
+            let append = async {
+                // Never closed, so that there is always room in the end.
+                let _room = self.room.acquire().await;
+                // In a box of its own, which is not there before its turn.
+                Box::pin(self.live.append(job, pieces, KEPT)).await
+            };
+            match timeout(PATIENCE, append).await {
                 Ok(Ok(())) => {
                     self.outage.worked();
                     return true;

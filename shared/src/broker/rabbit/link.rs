@@ -40,6 +40,10 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// a silent cut would go unnoticed for two minutes.
 const HEARTBEAT_SECONDS: u16 = 10;
 
+/// The largest frame. lapin keeps room for 64 of them for each connection, which would be 8 MB
+/// with RabbitMQ's own 128 KiB; a larger message goes in several.
+const LARGEST_FRAME: u32 = 32 * 1024;
+
 /// How often a connection is looked at, should its end have gone unsaid.
 const WATCH_INTERVAL: Duration = Duration::from_millis(200);
 
@@ -99,6 +103,7 @@ impl Address {
             uri.vhost = "/".into();
         }
         uri.query.heartbeat.get_or_insert(HEARTBEAT_SECONDS);
+        uri.query.frame_max.get_or_insert(LARGEST_FRAME);
         Ok(Self {
             uri,
             name: name.to_owned(),
