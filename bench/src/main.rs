@@ -2,7 +2,8 @@
 //!
 //! `run` measures Sluice as real processes of its release binary, round by round in turn with the
 //! [`limit`] program, and prints one table of figures, ratios and bars. `inflight` holds many jobs
-//! in flight at once. `deploy/dev/bench.sh` builds all and starts private services for it. Load
+//! in flight at once. `routing` compares the strategies in virtual time, and starts nothing.
+//! `deploy/dev/bench.sh` builds all and starts private services for it. Load
 //! goes to this machine only, is bounded in count and in time, and what is started here is stopped
 //! on every way out.
 
@@ -15,6 +16,7 @@ mod measure;
 mod payload;
 mod process;
 mod report;
+mod routing;
 mod run;
 mod services;
 mod stats;
@@ -53,6 +55,7 @@ enum Command {
     Run(run::RunArgs),
     /// Hold many jobs in flight at once on one worker process.
     Inflight(inflight::InflightArgs),
+    Routing(routing::RoutingArgs),
 }
 
 /// One thread: the load is meant to cost little, and a second thread would take the CPU from what
@@ -64,6 +67,12 @@ async fn main() -> ExitCode {
         Command::Limit(args) => &args.common,
         Command::Run(args) => &args.common,
         Command::Inflight(args) => &args.common,
+        Command::Routing(args) => {
+            return match writeln!(io::stdout(), "{}", routing::table(args)) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(_) => ExitCode::FAILURE,
+            };
+        }
     };
     let ended = tokio::select! {
         ended = Box::pin(measure(&cli.command)) => ended,
@@ -89,6 +98,8 @@ async fn measure(command: &Command) -> Result<ExitCode> {
             &args.common,
             args.start.check,
         ),
+        // It measures nothing of this machine.
+        Command::Routing(_) => Ok(ExitCode::SUCCESS),
     }
 }
 

@@ -7,6 +7,8 @@ pub use sea_orm_migration::prelude::MigratorTrait;
 use sea_orm_migration::prelude::*;
 
 mod m0001_spine;
+mod m0004_fallbacks;
+mod m0004_routing;
 
 /// Every migration, oldest first.
 #[derive(Debug)]
@@ -15,6 +17,10 @@ pub struct Migrator;
 #[async_trait::async_trait]
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(m0001_spine::Migration)]
+        vec![
+            Box::new(m0001_spine::Migration),
+            Box::new(m0004_routing::Migration),
+            Box::new(m0004_fallbacks::Migration),
+        ]
     }
 }

@@ -15,8 +15,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     auth::Keys,
+    decisions::Decisions,
     dispatcher::{self, Backlog},
     http, intake, reaper,
+    routes::Routes,
     store::{Store, Verdict},
     submitter::{Groups, Submitter},
     waiters::Waiters,
@@ -40,6 +42,10 @@ pub struct App {
     pub submitter: Submitter,
     /// The lanes with jobs waiting, and the dispatcher's bell.
     pub backlog: Backlog,
+    /// Which strategies are in force, and what they know.
+    pub routes: Routes,
+    /// What this process decided of late.
+    pub decisions: Decisions,
     /// Who waits for which job.
     pub waiters: Waiters,
     /// Which workers are there.
@@ -71,6 +77,7 @@ impl App {
             .await
         {
             Ok(settled) => {
+                self.routes.learn(verdicts, clock::now());
                 for (account, outcome) in &settled.attempts {
                     metrics::counter!(
                         "sluice_attempts_total", "account" => account.clone(), "outcome" => *outcome
@@ -199,6 +206,11 @@ pub async fn serve(
         live.clone(),
         stop.clone(),
     )));
+    spawn(Box::pin(app.routes.clone().run(
+        store.clone(),
+        live.clone(),
+        stop.clone(),
+    )));
     let backlog = app.backlog.clone();
     spawn(Box::pin(app.workers.clone().run(
         live,
@@ -235,18 +247,20 @@ pub(crate) fn assemble(parts: Parts) -> (Arc<App>, Groups, mpsc::UnboundedReceiv
         .map(|(id, account)| account.account(id))
         .collect();
     let app = App {
-        config,
         accounts,
         store,
         broker,
         live,
         submitter,
         backlog: Backlog::default(),
+        routes: Routes::new(config.dispatch.strategy),
+        decisions: Decisions::default(),
         waiters: Waiters::default(),
         workers: Workers::default(),
         keys: Keys::default(),
         metrics,
         ends,
+        config,
     };
     (Arc::new(app), groups, told)
 }

@@ -2,7 +2,7 @@
 //! freed slot, or by a time that has come.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashMap},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -10,7 +10,11 @@ use std::{
 use sluice_shared::{
     broker::BrokerError,
     clock,
-    domain::{Account, Lane, Time, route::Cursor},
+    domain::{
+        Account, AccountId, Lane, Time,
+        route::{Refusal, Strategy},
+    },
+    live::{Live, Wake},
     message::Dispatch,
 };
 use tokio::sync::{Notify, Semaphore};
@@ -18,7 +22,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     app::App,
-    store::{Claim, LaneDemand, Verdict},
+    decisions::Round,
+    store::{Choice, Claim, Claimed, LaneDemand, Verdict},
 };
 
 /// Batches that may be on their way to the broker while the next one is claimed.
@@ -76,7 +81,6 @@ impl Backlog {
 pub async fn run(app: Arc<App>, shutdown: CancellationToken) {
     let publishing = TaskTracker::new();
     let room = Arc::new(Semaphore::new(IN_FLIGHT_BATCHES));
-    let mut cursor = Cursor::default();
     let poll = app.config.dispatch.poll.0;
     let mut scan_due = Time::EPOCH;
     loop {
@@ -86,7 +90,7 @@ pub async fn run(app: Arc<App>, shutdown: CancellationToken) {
             scan_due = now + poll;
         }
         let pass = match app.broker.ready().await {
-            Ok(()) => pass(&app, &mut cursor, &room, &publishing).await,
+            Ok(()) => pass(&app, &room, &publishing).await,
             // Nothing is bound that cannot be sent.
             Err(error) => {
                 tracing::debug!(%error, "dispatching waits for the broker");
@@ -131,6 +135,10 @@ async fn scan(app: &App, now: Time) {
         }
         Err(error) => tracing::warn!(%error, "the backlog could not be swept"),
     }
+    match app.store.fall_back(now).await {
+        Ok(lanes) => app.backlog.add_keys(lanes.iter().map(String::as_str)),
+        Err(error) => tracing::warn!(%error, "jobs could not fall back"),
+    }
     match app.store.waiting_lanes().await {
         Ok(keys) => app.backlog.add_keys(keys.iter().map(String::as_str)),
         Err(error) => tracing::warn!(%error, "the backlog could not be looked at"),
@@ -155,12 +163,7 @@ impl Default for Pass {
     }
 }
 
-async fn pass(
-    app: &Arc<App>,
-    cursor: &mut Cursor,
-    room: &Arc<Semaphore>,
-    publishing: &TaskTracker,
-) -> Pass {
+async fn pass(app: &Arc<App>, room: &Arc<Semaphore>, publishing: &TaskTracker) -> Pass {
     let Ok(permit) = room.clone().acquire_owned().await else {
         return Pass::default();
     };
@@ -176,20 +179,26 @@ async fn pass(
     if lanes.is_empty() {
         return Pass::default();
     }
-    let accounts: Vec<Account> = app
+    let (accounts, unserved): (Vec<Account>, Vec<Account>) = app
         .accounts
         .iter()
-        .filter(|account| app.workers.may_serve(&account.id))
         .cloned()
-        .collect();
+        .partition(|account| app.workers.may_serve(&account.id));
+    let routing = app.routes.routing();
+    let speeds = if routing.uses(Strategy::ResponseTime) {
+        app.routes.speeds()
+    } else {
+        HashMap::new()
+    };
     let claim = Claim {
         lanes: &lanes,
         accounts: &accounts,
-        strategy: app.config.dispatch.strategy,
+        routing: &routing,
+        speeds: &speeds,
         most: app.config.dispatch.batch,
     };
     let now = clock::now();
-    let claimed = match app.store.claim(&claim, cursor, now).await {
+    let mut claimed = match app.store.claim(&claim, app.routes.cursor(), now).await {
         Ok(claimed) => claimed,
         Err(error) => {
             tracing::warn!(%error, "jobs could not be claimed");
@@ -202,6 +211,16 @@ async fn pass(
             };
         }
     };
+    if !claimed.dispatches.is_empty() {
+        app.decisions.note(
+            decided(&lanes, &mut claimed, &unserved, now),
+            claimed
+                .dispatches
+                .iter()
+                .map(|dispatch| (dispatch.job, dispatch.attempt))
+                .zip(claimed.choices.iter().copied()),
+        );
+    }
     for (demand, waiting) in lanes.into_iter().zip(&claimed.waiting) {
         if *waiting {
             app.backlog.add(demand.lane);
@@ -214,11 +233,52 @@ async fn pass(
     if !claimed.dispatches.is_empty() {
         let app = app.clone();
         publishing.spawn(async move {
-            publish(&app, claimed.dispatches).await;
+            let homes = new_homes(&claimed);
+            tokio::join!(tell_homes(&app, homes), publish(&app, claimed.dispatches));
             drop(permit);
         });
     }
     Pass { again, rest }
+}
+
+/// What there was to choose from, for those who ask later.
+fn decided(lanes: &[LaneDemand], claimed: &mut Claimed, unserved: &[Account], now: Time) -> Round {
+    let mut round = Round {
+        at: now,
+        seats: std::mem::take(&mut claimed.seats),
+        refused: std::mem::take(&mut claimed.refused),
+        ..Round::default()
+    };
+    let unserved = unserved.iter();
+    round
+        .refused
+        .extend(unserved.map(|account| (account.id.clone(), Refusal::NoWorker)));
+    for Choice { lane, .. } in &claimed.choices {
+        round.lanes.entry(*lane).or_insert_with(|| {
+            let seats = std::mem::take(&mut claimed.lanes[*lane]);
+            (lanes[*lane].lane.clone(), seats)
+        });
+    }
+    round
+}
+
+/// The sessions that now prefer another account than before, or one for the first time.
+fn new_homes(claimed: &Claimed) -> Vec<(String, AccountId)> {
+    let bound = claimed.dispatches.iter().zip(&claimed.choices);
+    bound
+        .filter(|(_, choice)| !choice.by_session)
+        .filter_map(|(dispatch, _)| Some((dispatch.session.clone()?, dispatch.account.clone())))
+        .collect()
+}
+
+/// Tells other API processes where sessions are at home.
+async fn tell_homes(app: &App, sessions: Vec<(String, AccountId)>) {
+    if sessions.is_empty() || !matches!(app.live, Live::Redis(_)) {
+        return;
+    }
+    if let Err(error) = app.live.wake(&Wake::Homes { sessions }).await {
+        tracing::debug!(%error, "where sessions are at home could not be told");
+    }
 }
 
 /// Publishes bound attempts. One that surely was not sent goes back to the backlog; one of which

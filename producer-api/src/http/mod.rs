@@ -9,7 +9,9 @@ mod accept;
 mod accounts;
 mod body;
 mod docs;
+mod explain;
 mod extract;
+mod fallbacks;
 mod health;
 mod idempotency;
 mod jobs;
@@ -20,6 +22,7 @@ mod list;
 mod metrics;
 mod pages;
 mod problem;
+mod routing;
 mod server;
 mod submit;
 #[cfg(test)]
@@ -125,10 +128,13 @@ fn api() -> OpenApiRouter<Arc<Edge>> {
         .routes(routes!(jobs::get_job))
         .routes(routes!(jobs::cancel_job))
         .routes(routes!(accept::retry_job))
+        .routes(routes!(explain::explain_job))
+        .routes(routes!(explain::queue_status))
         .routes(routes!(accounts::list_accounts))
         .routes(routes!(accounts::get_account))
         .routes(routes!(accounts::pause_account))
         .routes(routes!(accounts::resume_account))
+        .routes(routes!(routing::get_routing, routing::put_routing))
         .routes(routes!(keys::list_keys, keys::create_key))
         .routes(routes!(keys::revoke_key))
         .routes(routes!(health::live))

@@ -1,5 +1,11 @@
 //! Claiming: backlog jobs are bound to accounts and their slots charged, in one transaction.
 
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
 use sea_orm::{
     ColumnTrait, ConnectionTrait, DatabaseTransaction, EntityTrait, QueryFilter, QueryOrder,
     QuerySelect, Statement,
@@ -7,7 +13,7 @@ use sea_orm::{
 use sluice_shared::{
     domain::{
         Account, AccountId, Delivery, Event, JobId, Lane, Request, Span, Standing, State, Time,
-        route::{self, Binding, Cursor, Head, Seat, Strategy},
+        route::{self, Binding, Cursor, Head, LaneSeats, Refusal, Routing, Seat},
     },
     message::{Dispatch, VERSION},
 };
@@ -18,7 +24,7 @@ use super::{
     bulk::{Column, Rows},
     count,
     entity::account_state,
-    for_update, parse_json,
+    for_update, parse_json, seats,
 };
 
 /// A lane that may have jobs waiting.
@@ -38,7 +44,9 @@ pub struct Claim<'a> {
     /// Every account that could take a job now: configured, and with a live worker.
     pub accounts: &'a [Account],
     /// How an account is chosen.
-    pub strategy: Strategy,
+    pub routing: &'a Routing,
+    /// How long each account takes to give a result, as far as is known.
+    pub speeds: &'a HashMap<AccountId, Duration>,
     /// Jobs to bind, at most.
     pub most: usize,
 }
@@ -52,6 +60,25 @@ pub struct Claimed {
     pub waiting: Vec<bool>,
     /// The earliest end of a cooldown that keeps an account out.
     pub next_cooldown: Option<Time>,
+    /// How each of the dispatches came about, in their order.
+    pub choices: Vec<Choice>,
+    /// The accounts as they were when it was planned.
+    pub seats: Vec<Seat>,
+    /// What each lane of the claim could use of them.
+    pub lanes: Vec<LaneSeats>,
+    /// The accounts that were out, and why.
+    pub refused: Vec<(AccountId, Refusal)>,
+}
+
+/// How one dispatch came about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Choice {
+    /// Index of its lane in the claim.
+    pub lane: usize,
+    /// The job's priority.
+    pub priority: i16,
+    /// It went where its session went before.
+    pub by_session: bool,
 }
 
 /// A waiting job with what its message needs.
@@ -73,7 +100,7 @@ impl Store {
     pub async fn claim(
         &self,
         claim: &Claim<'_>,
-        cursor: &mut Cursor,
+        cursor: &Mutex<Cursor>,
         now: Time,
     ) -> Result<Claimed, StoreError> {
         let mut claimed = Claimed {
@@ -81,8 +108,8 @@ impl Store {
             ..Claimed::default()
         };
         let tx = self.begin().await?;
-        let seats = lock_seats(&tx, claim, now, &mut claimed.next_cooldown).await?;
-        let lanes: Vec<Vec<usize>> = claim
+        let mut seats = lock_seats(&tx, claim, now, &mut claimed).await?;
+        let lanes: Vec<LaneSeats> = claim
             .lanes
             .iter()
             .map(|demand| {
@@ -90,19 +117,18 @@ impl Store {
                 let seat_of = |(_, account): (usize, &Account)| {
                     seats.iter().position(|seat| seat.account == account.id)
                 };
-                claim
-                    .accounts
-                    .iter()
-                    .enumerate()
-                    .filter(admitted)
-                    .filter_map(seat_of)
-                    .collect()
+                let accounts = claim.accounts.iter().enumerate();
+                LaneSeats {
+                    seats: accounts.filter(admitted).filter_map(seat_of).collect(),
+                    strategy: claim.routing.of(&demand.key),
+                }
             })
             .collect();
         let mut heads: Vec<Head> = Vec::new();
         let mut waiting: Vec<Waiting> = Vec::new();
         for (index, demand) in claim.lanes.iter().enumerate() {
             let room: usize = lanes[index]
+                .seats
                 .iter()
                 .map(|seat| seats[*seat].room() as usize)
                 .sum();
@@ -113,7 +139,10 @@ impl Store {
                 claimed.waiting[index] = found == most;
             }
         }
-        let mut bindings = route::plan(&heads, &seats, &lanes, claim.strategy, cursor);
+        let mut bindings = {
+            let mut cursor = cursor.lock().unwrap_or_else(PoisonError::into_inner);
+            route::plan(&heads, &mut seats, &lanes, &mut cursor, now)
+        };
         bindings.truncate(claim.most);
         if bindings.is_empty() {
             tx.rollback().await?;
@@ -129,6 +158,14 @@ impl Store {
         bind(&tx, &heads, &seats, &waiting, &bindings, now).await?;
         tx.commit().await?;
         claimed.dispatches = dispatches(&heads, &seats, waiting, &bindings)?;
+        let choice = |binding: &Binding| Choice {
+            lane: heads[binding.head].lane,
+            priority: heads[binding.head].priority,
+            by_session: binding.by_session,
+        };
+        claimed.choices = bindings.iter().map(choice).collect();
+        claimed.seats = seats;
+        claimed.lanes = lanes;
         Ok(claimed)
     }
 }
@@ -138,7 +175,7 @@ async fn lock_seats(
     tx: &DatabaseTransaction,
     claim: &Claim<'_>,
     now: Time,
-    next_cooldown: &mut Option<Time>,
+    claimed: &mut Claimed,
 ) -> Result<Vec<Seat>, StoreError> {
     let of_use: Vec<&Account> = claim
         .accounts
@@ -152,7 +189,7 @@ async fn lock_seats(
         .lock_exclusive()
         .all(tx)
         .await?;
-    let mut seats = Vec::with_capacity(states.len());
+    let mut found = Vec::with_capacity(states.len());
     for state in states {
         let Some(account) = of_use
             .iter()
@@ -160,25 +197,23 @@ async fn lock_seats(
         else {
             continue;
         };
-        let cooling = state
-            .cooldown_until
-            .map(Time::from_millis)
-            .filter(|until| *until > now);
-        if let Some(until) = cooling {
-            *next_cooldown = Some(next_cooldown.map_or(until, |next| next.min(until)));
-        }
-        if Standing::from_name(&state.standing) == Standing::Active && cooling.is_none() {
-            let free_slots = account
-                .max_concurrency
-                .saturating_sub(count(state.in_flight));
-            seats.push(Seat {
-                account: account.id.clone(),
-                free_slots,
-                window_room: None,
-            });
+        let cooldown = state.cooldown_until.map(Time::from_millis);
+        let standing = Standing::from_name(&state.standing);
+        match seats::refusal(standing, cooldown, now) {
+            None => {
+                let speed = claim.speeds.get(&account.id).copied();
+                found.push(seats::seat(account, count(state.in_flight), speed));
+            }
+            Some(refusal) => {
+                if let Some(until) = cooldown.filter(|until| *until > now) {
+                    let next = claimed.next_cooldown.map_or(until, |next| next.min(until));
+                    claimed.next_cooldown = Some(next);
+                }
+                claimed.refused.push((account.id.clone(), refusal));
+            }
         }
     }
-    Ok(seats)
+    Ok(found)
 }
 
 /// Locks the first jobs of a lane, past those that others hold. Returns how many there were.
@@ -214,6 +249,7 @@ async fn lock_heads(
             priority: i16::try_from(priority).unwrap_or_default(),
             fair_tag: row.try_get_by_index(2)?,
             lane,
+            session: row.try_get_by_index(6)?,
         });
         let at_most_once: bool = row.try_get_by_index(4)?;
         waiting.push(Waiting {
@@ -224,7 +260,7 @@ async fn lock_heads(
                 Delivery::AtLeastOnce
             },
             timeout: Span::from_millis(row.try_get_by_index(5)?),
-            session: row.try_get_by_index(6)?,
+            session: heads.last().and_then(|head| head.session.clone()),
             request: row.try_get_by_index(7)?,
             traceparent: row.try_get_by_index(8)?,
         });

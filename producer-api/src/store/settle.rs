@@ -18,7 +18,7 @@ use super::{
     bulk::{Column, Rows},
     count,
     entity::{account_state, job},
-    for_update,
+    fallback, for_update,
     history::{Ending, History},
 };
 
@@ -105,6 +105,8 @@ impl Store {
         let mut settled = Settled::default();
         let tx = self.begin().await?;
         let mut open = lock_jobs(&tx, verdicts).await?;
+        let mut ways = fallback::ways(&tx, verdicts).await?;
+        let mut moves = Vec::new();
         let mut history = History::default();
         let mut freed: BTreeMap<String, Freed> = BTreeMap::new();
         let mut judged: BTreeMap<String, Vec<&Outcome>> = BTreeMap::new();
@@ -114,10 +116,22 @@ impl Store {
                 continue;
             };
             let was_in_flight = entry.job.state.is_in_flight();
-            let Ok((settlement, ending)) = decide(entry, verdict, now, chance) else {
+            let Ok((mut settlement, ending)) = decide(entry, verdict, now, chance) else {
                 settled.refused += 1;
                 continue;
             };
+            if let Some((elsewhere, to, lane)) = fallback::on_failure(
+                &mut ways,
+                verdict.job(),
+                &entry.job,
+                verdict,
+                &settlement,
+                now,
+            ) {
+                settlement = elsewhere;
+                entry.row.lane = lane;
+                moves.push(to);
+            }
             let account = entry.row.account.clone().unwrap_or_default();
             if let Some(ending) = ending {
                 if let Some(outcome) = ending.outcome {
@@ -144,6 +158,7 @@ impl Store {
             open.into_values().filter(|open| open.changed).collect(),
         )
         .await?;
+        fallback::write(&tx, moves).await?;
         history.write(&tx).await?;
         release(&tx, &freed).await?;
         judge(&tx, &judged, now, chance).await?;

@@ -3,14 +3,14 @@
 use std::collections::HashMap;
 
 use sea_orm::{ColumnTrait, Condition, DatabaseTransaction, EntityTrait, ExprTrait, QueryFilter};
-use sluice_shared::domain::{Delivery, JobId, Lane, Request, Time};
+use sluice_shared::domain::{Delivery, JobId, Lane, Request, Step, Time};
 use uuid::Uuid;
 
 use super::{
     Store, StoreError,
     bulk::{Column, Rows},
     entity::idempotency_key,
-    parse_json, to_json,
+    fallback, parse_json, to_json,
 };
 
 /// A job as it is accepted, checked and complete.
@@ -42,6 +42,8 @@ pub struct NewRow {
     pub traceparent: Option<String>,
     /// What to do.
     pub request: Request,
+    /// Its way, when it has fallbacks: the first step is the job as it is.
+    pub steps: Vec<Step>,
 }
 
 /// An `Idempotency-Key` and what came with it.
@@ -95,6 +97,8 @@ impl Store {
             .map(|(submission, _)| submission)
             .collect();
         insert_jobs(&tx, &accepted, now).await?;
+        let rows = accepted.iter().flat_map(|submission| &submission.rows);
+        fallback::insert(&tx, rows, now).await?;
         tx.commit().await?;
         Ok(results)
     }

@@ -3,8 +3,13 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 mod fresh;
+mod routing;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use sluice_producer_api::store::{
     Claim, Claimed, Filter, Idempotency, LaneDemand, NewRow, Revoked, Store, Submission, Submitted,
@@ -14,7 +19,7 @@ use sluice_shared::{
     clock,
     domain::{
         Account, Completion, Delivery, JobId, Lane, Outcome, Request, Span, Standing, State, Time,
-        route::{Cursor, Strategy},
+        route::Routing,
     },
     message::{Dispatch, Reply, Report},
 };
@@ -60,7 +65,21 @@ on_every_store!(
     lists_are_filtered_and_paged,
     a_revoked_key_is_no_key,
     large_batches_are_taken,
+    what_was_chosen_is_kept,
+    each_lane_has_its_strategy_and_a_session_its_account,
+    a_saturated_lane_delays_no_other,
+    a_job_falls_back_when_its_time_has_come,
+    a_job_in_flight_stays_where_it_is,
+    a_failure_leads_to_the_fallback_at_once,
+    the_backlog_says_what_waits_where,
 );
+
+use routing::{
+    a_failure_leads_to_the_fallback_at_once, a_job_falls_back_when_its_time_has_come,
+    a_job_in_flight_stays_where_it_is, a_saturated_lane_delays_no_other,
+    each_lane_has_its_strategy_and_a_session_its_account, the_backlog_says_what_waits_where,
+    what_was_chosen_is_kept,
+};
 
 fn account(name: &str, max_concurrency: u32) -> Account {
     Account {
@@ -88,6 +107,7 @@ fn row() -> NewRow {
         retry_of: None,
         traceparent: None,
         request: Request::prompt("hello"),
+        steps: vec![],
     }
 }
 
@@ -120,11 +140,12 @@ async fn claim(store: &Store, accounts: &[Account], lanes: &[Lane], most: usize)
     let claim = Claim {
         lanes: &lanes,
         accounts,
-        strategy: Strategy::RoundRobin,
+        routing: &Routing::default(),
+        speeds: &HashMap::new(),
         most,
     };
     store
-        .claim(&claim, &mut Cursor::default(), clock::now())
+        .claim(&claim, &Mutex::default(), clock::now())
         .await
         .unwrap()
 }

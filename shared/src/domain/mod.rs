@@ -1,6 +1,7 @@
 //! The pure core: states, retries, lanes, strategies and windows as functions of values.
 
 pub mod account;
+pub mod fallback;
 pub mod ids;
 pub mod job;
 pub mod lane;
@@ -11,6 +12,7 @@ pub mod route;
 pub mod time;
 
 pub use account::{Account, Cooldown, Standing};
+pub use fallback::Step;
 pub use ids::{AccountId, JobId};
 pub use job::{Delivery, Event, Job, Refused, Settlement, State};
 pub use lane::Lane;

@@ -5,4 +5,5 @@ mod connections;
 mod document;
 mod jobs;
 mod refusals;
+mod routing;
 mod steering;

@@ -8,4 +8,6 @@ pub(super) mod api_key;
 pub(super) mod attempt;
 pub(super) mod idempotency_key;
 pub(super) mod job;
+pub(super) mod job_fallback;
 pub(super) mod job_payload;
+pub(super) mod routing;
