@@ -86,7 +86,7 @@ pub(super) async fn explain_job(
 /// Show what waits, where and why.
 ///
 /// The answer costs the same with a million jobs waiting as with ten thousand: each lane is counted
-/// up to 10,000 jobs, and at most 100 lanes are listed.
+/// up to 10,000 jobs, 100,000 in all, and at most 100 lanes are listed.
 #[utoipa::path(
     get, path = "/api/queue/status", tag = "routing", security(("key" = ["read"])),
     responses((status = 200, description = "The backlog by lane, and the accounts.",

@@ -9,8 +9,11 @@ use super::{Store, StoreError, entity::job};
 /// Jobs counted one by one, at most: of a lane, of a place in it, of those whose time has not come.
 const MOST_COUNTED: u64 = 10_000;
 
+/// Jobs counted over all lanes, at most.
+const MOST_COUNTED_IN_ALL: u64 = 100_000;
+
 /// Lanes looked into at once, at most.
-const MOST_LANES: u64 = 100;
+const MOST_LANES: usize = 100;
 
 /// A number of jobs, counted up to a bound.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -46,12 +49,13 @@ pub struct Backlogs {
 }
 
 impl Counted {
-    fn up_to_bound(row: &QueryResult, index: usize) -> Result<Self, StoreError> {
-        let counted: i64 = row.try_get_by_index(index)?;
+    /// The row's first column, of which one more than `most` means more.
+    fn up_to(most: u64, row: &QueryResult) -> Result<Self, StoreError> {
+        let counted: i64 = row.try_get_by_index(0)?;
         let counted = u64::try_from(counted).unwrap_or(0);
         Ok(Self {
-            jobs: counted.min(MOST_COUNTED),
-            more: counted > MOST_COUNTED,
+            jobs: counted.min(most),
+            more: counted > most,
         })
     }
 }
@@ -63,8 +67,7 @@ impl Store {
     /// When the database cannot be reached.
     pub async fn backlogs(&self) -> Result<Backlogs, StoreError> {
         let backend = self.read.get_database_backend();
-        // One index step a lane, then up to the bound of entries in each, and one step for each
-        // priority that is in use there.
+        // One index step a lane.
         let sql = format!(
             "WITH RECURSIVE lanes(lane) AS (\
                SELECT (SELECT lane FROM jobs WHERE state = 'queued' AND ready \
@@ -72,34 +75,27 @@ impl Store {
                UNION ALL \
                SELECT (SELECT jobs.lane FROM jobs WHERE state = 'queued' AND ready \
                        AND jobs.lane > lanes.lane ORDER BY jobs.lane LIMIT 1) \
-               FROM lanes WHERE lanes.lane IS NOT NULL), \
-             listed AS (SELECT lane FROM lanes WHERE lane IS NOT NULL LIMIT {}) \
-             SELECT listed.lane, \
-               (SELECT count(*) FROM (SELECT 1 AS one FROM jobs WHERE jobs.lane = listed.lane \
-                  AND state = 'queued' AND ready LIMIT {}) AS counted) \
-             FROM listed",
-            MOST_LANES + 1,
-            MOST_COUNTED + 1
+               FROM lanes WHERE lanes.lane IS NOT NULL) \
+             SELECT lane FROM lanes WHERE lane IS NOT NULL LIMIT {}",
+            MOST_LANES + 1
         );
         let rows = self
             .read
             .query_all_raw(Statement::from_string(backend, sql))
             .await?;
-        let mut lanes = Vec::with_capacity(rows.len());
-        for row in &rows {
-            let key: String = row.try_get_by_index(0)?;
-            let waiting = Counted::up_to_bound(row, 1)?;
+        let keys: Vec<String> = rows
+            .iter()
+            .map(|row| row.try_get_by_index(0))
+            .collect::<Result<_, _>>()?;
+        let more_lanes = keys.len() > MOST_LANES;
+        let each = MOST_COUNTED.min(MOST_COUNTED_IN_ALL / keys.len().clamp(1, MOST_LANES) as u64);
+        let mut lanes = Vec::with_capacity(keys.len());
+        for key in keys.into_iter().take(MOST_LANES) {
             lanes.push(LaneBacklog {
+                waiting: self.waiting(&key, each).await?,
+                oldest: self.oldest_of_next(&key).await?,
                 key,
-                waiting,
-                oldest: None,
             });
-        }
-        let bound = usize::try_from(MOST_LANES).unwrap_or(usize::MAX);
-        let more_lanes = lanes.len() > bound;
-        lanes.truncate(bound);
-        for lane in &mut lanes {
-            lane.oldest = self.oldest_of_next(&lane.key).await?;
         }
         let (scheduled, next_due) = self.scheduled().await?;
         Ok(Backlogs {
@@ -108,6 +104,20 @@ impl Store {
             scheduled,
             next_due,
         })
+    }
+
+    async fn waiting(&self, lane: &str, most: u64) -> Result<Counted, StoreError> {
+        let sql = "SELECT count(*) FROM (SELECT 1 AS one FROM jobs \
+                   WHERE lane = $1 AND state = 'queued' AND ready LIMIT $2) AS counted";
+        let limit = i64::try_from(most + 1).unwrap_or(i64::MAX);
+        let statement = Statement::from_sql_and_values(
+            self.read.get_database_backend(),
+            sql,
+            [lane.to_owned().into(), limit.into()],
+        );
+        let row = self.read.query_one_raw(statement).await?;
+        let counted = row.as_ref().map(|row| Counted::up_to(most, row));
+        Ok(counted.transpose()?.unwrap_or_default())
     }
 
     /// When the oldest of a lane's jobs that go next was accepted, one job a priority: one index
@@ -147,7 +157,7 @@ impl Store {
             return Ok((Counted::default(), None));
         };
         let next: Option<i64> = row.try_get_by_index(1)?;
-        let counted = Counted::up_to_bound(&row, 0)?;
+        let counted = Counted::up_to(MOST_COUNTED, &row)?;
         Ok((counted, next.map(Time::from_millis)))
     }
 
@@ -180,7 +190,7 @@ impl Store {
             ],
         );
         let row = self.read.query_one_raw(statement).await?;
-        let counted = row.as_ref().map(|row| Counted::up_to_bound(row, 0));
+        let counted = row.as_ref().map(|row| Counted::up_to(MOST_COUNTED, row));
         Ok(Some(counted.transpose()?.unwrap_or_default()))
     }
 }
