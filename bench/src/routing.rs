@@ -3,7 +3,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, BinaryHeap},
+    collections::{BTreeSet, BinaryHeap},
     time::Duration,
 };
 
@@ -139,7 +139,7 @@ pub(crate) fn table(args: &RoutingArgs) -> String {
     ]);
     for scenario in &SCENARIOS {
         for strategy in Strategy::ALL {
-            let figures = Run::new(scenario, strategy, args.seed).to_end(args.jobs.max(1));
+            let figures = Run::new(scenario, strategy, args.seed).finish(args.jobs.max(1));
             let busy: Vec<String> = figures
                 .busy
                 .iter()
@@ -169,7 +169,7 @@ struct Run<'a> {
     chance: StdRng,
     now: Time,
     events: BinaryHeap<Reverse<(Time, Event)>>,
-    waiting: BTreeMap<(Reverse<i16>, u32), ()>,
+    waiting: BTreeSet<(Reverse<i16>, u32)>,
     arrived: Vec<(Time, i16)>,
     in_flight: [u32; 3],
     used: [u32; 3],
@@ -187,7 +187,7 @@ impl<'a> Run<'a> {
             chance: StdRng::seed_from_u64(seed),
             now: Time::EPOCH,
             events: BinaryHeap::new(),
-            waiting: BTreeMap::new(),
+            waiting: BTreeSet::new(),
             arrived: Vec::new(),
             in_flight: [0; 3],
             used: [0; 3],
@@ -198,7 +198,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn to_end(mut self, jobs: u32) -> Figures {
+    fn finish(mut self, jobs: u32) -> Figures {
         let mut at = self.now;
         for job in 0..jobs {
             let gap = -(1.0 - self.chance.random::<f64>()).ln() / self.scenario.rate;
@@ -222,7 +222,7 @@ impl<'a> Run<'a> {
         match event {
             Event::Arrive { job } => {
                 let (_, priority) = self.arrived[job as usize];
-                self.waiting.insert((Reverse(priority), job), ());
+                self.waiting.insert((Reverse(priority), job));
             }
             Event::Finish { account, job, took } => {
                 self.in_flight[account] -= 1;
@@ -282,7 +282,7 @@ impl<'a> Run<'a> {
     fn dispatch(&mut self) {
         let mut seats = self.seats();
         let room: u32 = seats.iter().map(Seat::room).sum();
-        let first = self.waiting.keys().take(room as usize);
+        let first = self.waiting.iter().take(room as usize);
         let heads: Vec<Head> = first
             .map(|(Reverse(priority), job)| Head {
                 job: JobId(Uuid::from_u128(u128::from(*job))),
@@ -297,7 +297,7 @@ impl<'a> Run<'a> {
             strategy: self.strategy,
         }];
         let jobs: Vec<(Reverse<i16>, u32)> =
-            self.waiting.keys().take(heads.len()).copied().collect();
+            self.waiting.iter().take(heads.len()).copied().collect();
         for binding in plan(&heads, &mut seats, &lanes, &mut self.cursor, self.now) {
             let (key, account) = (jobs[binding.head], binding.seat);
             self.waiting.remove(&key);
@@ -356,7 +356,7 @@ mod tests {
     use super::*;
 
     fn figures(scenario: usize, strategy: Strategy) -> Figures {
-        Run::new(&SCENARIOS[scenario], strategy, 7).to_end(4000)
+        Run::new(&SCENARIOS[scenario], strategy, 7).finish(4000)
     }
 
     #[test]
