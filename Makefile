@@ -60,6 +60,11 @@ endif
 bench: needs-cargo web ## Measure it, against services of its own: ARGS='...' goes to sluice-bench
 	@deploy/dev/bench.sh $(ARGS)
 
+.PHONY: bench-routing
+bench-routing: needs-cargo ## Compare the strategies in virtual time: the table of docs/routing.md
+	@deploy/dev/packages.sh compiler
+	@cargo run --quiet --package sluice-bench -- routing $(ARGS)
+
 .PHONY: fmt
 fmt: needs-cargo ## Format the Rust code
 	cargo fmt --all

@@ -16,7 +16,7 @@ use serde::de::DeserializeOwned;
 use sluice_shared::{
     api::{
         AccountList, AccountView, CreatedKey, Forecast, Health, JobPage, JobView, KeyChange,
-        KeyList, KeyView, NewJob, NewKey, Problem, Receipt, Receipts,
+        KeyList, KeyView, NewJob, NewKey, NewRouting, Problem, Receipt, Receipts, RoutingView,
     },
     domain::{AccountId, JobId},
 };
@@ -263,6 +263,23 @@ impl Client {
     /// When there is no such account, or the API cannot be asked.
     pub async fn resume(&self, id: &AccountId) -> Result<AccountView, ClientError> {
         self.answer(self.request(Method::POST, &format!("api/accounts/{id}/resume")))
+            .await
+    }
+
+    /// How accounts are chosen.
+    ///
+    /// # Errors
+    /// When the API says no, or cannot be asked.
+    pub async fn routing(&self) -> Result<RoutingView, ClientError> {
+        self.answer(self.request(Method::GET, "api/routing")).await
+    }
+
+    /// Chooses how accounts are chosen, in place of what was chosen before.
+    ///
+    /// # Errors
+    /// When it cannot be so, or the API cannot be asked.
+    pub async fn set_routing(&self, chosen: &NewRouting) -> Result<RoutingView, ClientError> {
+        self.answer(self.request(Method::PUT, "api/routing").json(chosen))
             .await
     }
 

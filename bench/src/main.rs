@@ -2,7 +2,9 @@
 //!
 //! `run` measures Sluice as real processes of its release binary, round by round in turn with the
 //! [`limit`] program, and prints one table of figures, ratios and bars. `inflight` holds many jobs
-//! in flight at once, and `scale` dispatches for many accounts from a large backlog. `deploy/dev/bench.sh` builds all and starts private services for it. Load
+//! in flight at once, and `scale` dispatches for many accounts from a large backlog. `routing`
+//! compares the strategies in virtual time, and starts nothing.
+//! `deploy/dev/bench.sh` builds all and starts private services for it. Load
 //! goes to this machine only, is bounded in count and in time, and what is started here is stopped
 //! on every way out.
 
@@ -15,6 +17,7 @@ mod measure;
 mod payload;
 mod process;
 mod report;
+mod routing;
 mod run;
 mod scale;
 mod services;
@@ -56,6 +59,7 @@ enum Command {
     Inflight(inflight::InflightArgs),
     /// Dispatch for many accounts out of a large backlog, beside few accounts and a small one.
     Scale(scale::ScaleArgs),
+    Routing(routing::RoutingArgs),
 }
 
 /// One thread: the load is meant to cost little, and a second thread would take the CPU from what
@@ -68,6 +72,12 @@ async fn main() -> ExitCode {
         Command::Run(args) => &args.common,
         Command::Inflight(args) => &args.common,
         Command::Scale(args) => &args.common,
+        Command::Routing(args) => {
+            return match writeln!(io::stdout(), "{}", routing::table(args)) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(_) => ExitCode::FAILURE,
+            };
+        }
     };
     let ended = tokio::select! {
         ended = Box::pin(measure(&cli.command)) => ended,
@@ -94,6 +104,8 @@ async fn measure(command: &Command) -> Result<ExitCode> {
             args.start.check,
         ),
         Command::Scale(args) => finish(&scale::scale(args).await?, &args.common, args.start.check),
+        // It measures nothing of this machine.
+        Command::Routing(_) => Ok(ExitCode::SUCCESS),
     }
 }
 

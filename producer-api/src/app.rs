@@ -15,9 +15,11 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     auth::Keys,
+    decisions::Decisions,
     dispatcher::{self, Backlog, Publishing},
     forecast::Measures,
     http, intake, reaper,
+    routes::Routes,
     store::{Store, Verdict},
     submitter::{Groups, Submitter},
     waiters::Waiters,
@@ -43,6 +45,10 @@ pub struct App {
     pub backlog: Backlog,
     /// Attempts on their way to the broker.
     pub publishing: Publishing,
+    /// Which strategies are in force, and what they know.
+    pub routes: Routes,
+    /// What this process decided of late.
+    pub decisions: Decisions,
     /// Who waits for which job.
     pub waiters: Waiters,
     /// Which workers are there.
@@ -76,6 +82,7 @@ impl App {
             .await
         {
             Ok(settled) => {
+                self.routes.learn(verdicts, clock::now());
                 for (account, outcome) in &settled.attempts {
                     metrics::counter!(
                         "sluice_attempts_total", "account" => account.clone(), "outcome" => *outcome
@@ -204,6 +211,11 @@ pub async fn serve(
         live.clone(),
         stop.clone(),
     )));
+    spawn(Box::pin(app.routes.clone().run(
+        store.clone(),
+        live.clone(),
+        stop.clone(),
+    )));
     let backlog = app.backlog.clone();
     spawn(Box::pin(app.workers.clone().run(
         live,
@@ -242,7 +254,6 @@ pub(crate) fn assemble(parts: Parts) -> (Arc<App>, Groups, mpsc::UnboundedReceiv
         .map(|(id, account)| account.account(id))
         .collect();
     let app = App {
-        config,
         accounts,
         store,
         broker,
@@ -250,12 +261,15 @@ pub(crate) fn assemble(parts: Parts) -> (Arc<App>, Groups, mpsc::UnboundedReceiv
         submitter,
         backlog: Backlog::default(),
         publishing: Publishing::default(),
+        routes: Routes::new(config.dispatch.strategy),
+        decisions: Decisions::default(),
         waiters: Waiters::default(),
         workers: Workers::default(),
         keys: Keys::default(),
         measures: Measures::default(),
         metrics,
         ends,
+        config,
     };
     (Arc::new(app), groups, told)
 }

@@ -2,7 +2,7 @@
 //! freed slot, or by a time that has come.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashMap},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -10,7 +10,11 @@ use std::{
 use sluice_shared::{
     broker::{Broker, BrokerError},
     clock,
-    domain::{Account, Lane, Time, route::Cursor},
+    domain::{
+        Account, AccountId, Lane, Time,
+        route::{Refusal, Routing, Strategy},
+    },
+    live::{Live, Wake},
     message::Dispatch,
 };
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
@@ -18,7 +22,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     app::App,
-    store::{Claim, LaneDemand, Verdict},
+    decisions::Round,
+    store::{Choice, Claim, Claimed, LaneDemand, Verdict},
 };
 
 /// Batches that may be on their way to the broker while the next one is claimed.
@@ -53,16 +58,17 @@ impl Publishing {
     pub(crate) async fn publish(
         &self,
         app: &Arc<App>,
-        attempts: Vec<Dispatch>,
+        claimed: Claimed,
         room: OwnedSemaphorePermit,
     ) {
         // In this process it takes less than the task would.
         if matches!(app.broker, Broker::InProcess(_)) {
-            return publish(app, attempts).await;
+            return publish(app, claimed.dispatches).await;
         }
         let app = app.clone();
         self.tasks.spawn(async move {
-            publish(&app, attempts).await;
+            let homes = new_homes(&claimed);
+            tokio::join!(tell_homes(&app, homes), publish(&app, claimed.dispatches));
             drop(room);
         });
     }
@@ -127,7 +133,6 @@ impl Backlog {
 
 /// Dispatches until `shutdown`.
 pub async fn run(app: Arc<App>, shutdown: CancellationToken) {
-    let mut cursor = Cursor::default();
     let poll = app.config.dispatch.poll.0;
     let mut scan_due = Time::EPOCH;
     loop {
@@ -137,7 +142,7 @@ pub async fn run(app: Arc<App>, shutdown: CancellationToken) {
             scan_due = now + poll;
         }
         let pass = match app.broker.ready().await {
-            Ok(()) => pass(&app, &mut cursor).await,
+            Ok(()) => pass(&app).await,
             // Nothing is bound that cannot be sent.
             Err(error) => {
                 tracing::debug!(%error, "dispatching waits for the broker");
@@ -180,6 +185,10 @@ async fn scan(app: &App, now: Time) {
         }
         Err(error) => tracing::warn!(%error, "the backlog could not be swept"),
     }
+    match app.store.fall_back(now).await {
+        Ok(lanes) => app.backlog.add_keys(lanes.iter().map(String::as_str)),
+        Err(error) => tracing::warn!(%error, "jobs could not fall back"),
+    }
     match app.store.waiting_lanes().await {
         Ok(keys) => app.backlog.add_keys(keys.iter().map(String::as_str)),
         Err(error) => tracing::warn!(%error, "the backlog could not be looked at"),
@@ -204,16 +213,65 @@ impl Default for Pass {
     }
 }
 
-/// The accounts that could take a job now: configured, and with a live worker.
-pub(crate) fn served_accounts(app: &App) -> Vec<Account> {
-    app.accounts
-        .iter()
-        .filter(|account| app.workers.may_serve(&account.id))
-        .cloned()
-        .collect()
+/// What a claim is made of in this process.
+#[derive(Debug)]
+pub(crate) struct Ground {
+    /// Accounts with a live worker.
+    accounts: Vec<Account>,
+    /// Accounts without.
+    unserved: Vec<Account>,
+    routing: Arc<Routing>,
+    speeds: HashMap<AccountId, Duration>,
 }
 
-async fn pass(app: &Arc<App>, cursor: &mut Cursor) -> Pass {
+impl Ground {
+    pub(crate) fn survey(app: &App) -> Self {
+        let (accounts, unserved) = app
+            .accounts
+            .iter()
+            .cloned()
+            .partition(|account| app.workers.may_serve(&account.id));
+        let routing = app.routes.routing();
+        let speeds = if routing.uses(Strategy::ResponseTime) {
+            app.routes.speeds()
+        } else {
+            HashMap::new()
+        };
+        Self {
+            accounts,
+            unserved,
+            routing,
+            speeds,
+        }
+    }
+
+    pub(crate) fn claim<'a>(&'a self, lanes: &'a [LaneDemand], most: usize) -> Claim<'a> {
+        Claim {
+            lanes,
+            accounts: &self.accounts,
+            routing: &self.routing,
+            speeds: &self.speeds,
+            most,
+        }
+    }
+
+    /// Notes how the dispatches came about, for those who ask later.
+    pub(crate) fn note(&self, app: &App, lanes: &[LaneDemand], claimed: &mut Claimed, now: Time) {
+        if claimed.dispatches.is_empty() {
+            return;
+        }
+        let round = decided(lanes, claimed, &self.unserved, now);
+        let attempts = claimed.dispatches.iter();
+        app.decisions.note(
+            round,
+            attempts
+                .map(|dispatch| (dispatch.job, dispatch.attempt))
+                .zip(claimed.choices.iter().copied()),
+        );
+    }
+}
+
+async fn pass(app: &Arc<App>) -> Pass {
     let Ok(room) = app.publishing.room.clone().acquire_owned().await else {
         return Pass::default();
     };
@@ -229,15 +287,10 @@ async fn pass(app: &Arc<App>, cursor: &mut Cursor) -> Pass {
     if lanes.is_empty() {
         return Pass::default();
     }
-    let accounts = served_accounts(app);
-    let claim = Claim {
-        lanes: &lanes,
-        accounts: &accounts,
-        strategy: app.config.dispatch.strategy,
-        most: app.config.dispatch.batch,
-    };
+    let ground = Ground::survey(app);
+    let claim = ground.claim(&lanes, app.config.dispatch.batch);
     let now = clock::now();
-    let claimed = match app.store.claim(&claim, cursor, now).await {
+    let mut claimed = match app.store.claim(&claim, app.routes.cursor(), now).await {
         Ok(claimed) => claimed,
         Err(error) => {
             tracing::warn!(%error, "jobs could not be claimed");
@@ -250,6 +303,7 @@ async fn pass(app: &Arc<App>, cursor: &mut Cursor) -> Pass {
             };
         }
     };
+    ground.note(app, &lanes, &mut claimed, now);
     for (demand, waiting) in lanes.into_iter().zip(&claimed.waiting) {
         if *waiting {
             app.backlog.add(demand.lane);
@@ -260,9 +314,49 @@ async fn pass(app: &Arc<App>, cursor: &mut Cursor) -> Pass {
         .next_cooldown
         .map_or(Duration::MAX, |until| until.since(now));
     if !claimed.dispatches.is_empty() {
-        app.publishing.publish(app, claimed.dispatches, room).await;
+        app.publishing.publish(app, claimed, room).await;
     }
     Pass { again, rest }
+}
+
+/// What there was to choose from, for those who ask later.
+fn decided(lanes: &[LaneDemand], claimed: &mut Claimed, unserved: &[Account], now: Time) -> Round {
+    let mut round = Round {
+        at: now,
+        seats: std::mem::take(&mut claimed.seats),
+        refused: std::mem::take(&mut claimed.refused),
+        ..Round::default()
+    };
+    let unserved = unserved.iter();
+    round
+        .refused
+        .extend(unserved.map(|account| (account.id.clone(), Refusal::NoWorker)));
+    for Choice { lane, .. } in &claimed.choices {
+        round.lanes.entry(*lane).or_insert_with(|| {
+            let seats = std::mem::take(&mut claimed.lanes[*lane]);
+            (lanes[*lane].lane.clone(), seats)
+        });
+    }
+    round
+}
+
+/// The sessions that now prefer another account than before, or one for the first time.
+fn new_homes(claimed: &Claimed) -> Vec<(String, AccountId)> {
+    let bound = claimed.dispatches.iter().zip(&claimed.choices);
+    bound
+        .filter(|(_, choice)| !choice.by_session)
+        .filter_map(|(dispatch, _)| Some((dispatch.session.clone()?, dispatch.account.clone())))
+        .collect()
+}
+
+/// Tells other API processes where sessions are at home.
+async fn tell_homes(app: &App, sessions: Vec<(String, AccountId)>) {
+    if sessions.is_empty() || !matches!(app.live, Live::Redis(_)) {
+        return;
+    }
+    if let Err(error) = app.live.wake(&Wake::Homes { sessions }).await {
+        tracing::debug!(%error, "where sessions are at home could not be told");
+    }
 }
 
 /// Publishes bound attempts. One that surely was not sent goes back to the backlog; one of which

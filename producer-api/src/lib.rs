@@ -7,12 +7,14 @@
 
 pub mod app;
 pub mod auth;
+pub mod decisions;
 pub mod dispatcher;
 pub mod forecast;
 pub mod http;
 pub mod intake;
 pub mod reaper;
 pub mod redelivered;
+pub mod routes;
 pub mod store;
 pub mod submitter;
 pub mod waiters;

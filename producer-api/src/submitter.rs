@@ -6,19 +6,19 @@
 //! What nobody waits before is bound to its account in the same transaction and published from
 //! here; the dispatcher has the rest.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use sluice_shared::{
     clock,
-    domain::{Time, route::Cursor},
+    domain::{AccountId, JobId, Time},
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     app::App,
-    dispatcher::served_accounts,
-    store::{Claim, LaneDemand, StoreError, Submission, Submitted, Taken},
+    dispatcher::Ground,
+    store::{LaneDemand, StoreError, Submission, Submitted, Taken},
 };
 
 /// Jobs in one transaction, at most; a single submission may be larger.
@@ -83,7 +83,6 @@ impl Groups {
     /// Takes submissions until `stop`, and then those that wait already.
     pub async fn run(mut self, app: Arc<App>, stop: CancellationToken) {
         let mut waiting = Vec::new();
-        let mut cursor = Cursor::default();
         loop {
             let first = tokio::select! {
                 biased;
@@ -99,12 +98,12 @@ impl Groups {
                 jobs += next.0.rows.len();
                 waiting.push(next);
             }
-            commit(&app, &mut cursor, &mut waiting).await;
+            commit(&app, &mut waiting).await;
         }
     }
 }
 
-async fn commit(app: &Arc<App>, cursor: &mut Cursor, waiting: &mut Vec<(Submission, Answer)>) {
+async fn commit(app: &Arc<App>, waiting: &mut Vec<(Submission, Answer)>) {
     let (submissions, answers): (Vec<Submission>, Vec<Answer>) = waiting.drain(..).unzip();
     let now = clock::now();
     let lanes = ready_lanes(&submissions, now);
@@ -114,15 +113,11 @@ async fn commit(app: &Arc<App>, cursor: &mut Cursor, waiting: &mut Vec<(Submissi
         true if app.broker.ready().await.is_ok() => app.publishing.try_room(),
         _ => None,
     };
-    let taken = if room.is_some() {
-        let claim = Claim {
-            lanes: &lanes,
-            accounts: &served_accounts(app),
-            strategy: app.config.dispatch.strategy,
-            most: app.config.dispatch.batch,
-        };
+    let ground = room.is_some().then(|| Ground::survey(app));
+    let taken = if let Some(ground) = &ground {
+        let claim = ground.claim(&lanes, app.config.dispatch.batch);
         app.store
-            .submit_and_bind(&submissions, &claim, cursor, now)
+            .submit_and_bind(&submissions, &claim, app.routes.cursor(), now)
             .await
     } else {
         let results = app.store.submit(&submissions, now).await;
@@ -131,7 +126,7 @@ async fn commit(app: &Arc<App>, cursor: &mut Cursor, waiting: &mut Vec<(Submissi
             ..Taken::default()
         })
     };
-    let mut taken = match taken {
+    let taken = match taken {
         Ok(taken) => taken,
         Err(error) => {
             let error = refusal(error);
@@ -142,14 +137,15 @@ async fn commit(app: &Arc<App>, cursor: &mut Cursor, waiting: &mut Vec<(Submissi
         }
     };
     let mut accepted = 0;
-    let mut dispatches = Vec::with_capacity(taken.bound.len());
+    let mut accounts: HashMap<JobId, AccountId> = taken.bound.iter().cloned().collect();
+    let mut dispatches = HashMap::with_capacity(taken.bound.len());
     let mut left = false;
     for ((submission, answer), result) in submissions.into_iter().zip(answers).zip(taken.results) {
         if result == Submitted::Accepted {
             accepted += submission.rows.len() as u64;
             for row in submission.rows {
-                match taken.bound.remove(&row.id) {
-                    Some(account) => dispatches.push(row.into_dispatch(account)),
+                match accounts.remove(&row.id) {
+                    Some(account) => drop(dispatches.insert(row.id, row.into_dispatch(account))),
                     None if row.run_at <= now => {
                         app.backlog.add(row.lane);
                         left = true;
@@ -165,10 +161,18 @@ async fn commit(app: &Arc<App>, cursor: &mut Cursor, waiting: &mut Vec<(Submissi
     if left {
         app.backlog.wake();
     }
-    if let Some(room) = room
+    if let (Some(room), Some(ground)) = (room, ground)
         && !dispatches.is_empty()
     {
-        app.publishing.publish(app, dispatches, room).await;
+        let mut claimed = taken.claimed;
+        // In the order of the choices.
+        claimed.dispatches = taken
+            .bound
+            .iter()
+            .filter_map(|(job, _)| dispatches.remove(job))
+            .collect();
+        ground.note(app, &lanes, &mut claimed, now);
+        app.publishing.publish(app, claimed, room).await;
     }
 }
 

@@ -1,10 +1,17 @@
 //! What a client and the API say to each other over HTTP. The server, the command line and the
 //! tests all use these types; the OpenAPI document is made from them.
 
+mod routing;
+
 use std::{borrow::Cow, collections::BTreeMap};
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+
+pub use routing::{
+    AccountStatus, Candidate, DispatchChoice, Dispatched, Explanation, JobCount, LaneStatus,
+    NewRouting, QueueStatus, RoutingSource, RoutingView, StepView, Waiting,
+};
 
 use crate::domain::{
     AccountId, Completion, Delivery, JobId, Message, Quota, Span, State, Time, Usage,
@@ -62,9 +69,47 @@ pub struct NewJob {
     /// Only accounts with all of these tags.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tags: Vec<String>,
+    /// Models in order of preference, instead of `model`. The next one is taken when the job has
+    /// waited for 30 s, or when an attempt fails and it may run again.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub models: Vec<String>,
+    /// Where else it may run, and when; one after the other. At most 8.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub fallbacks: Vec<NewFallback>,
     /// Yours: kept with the job and searchable. At most 32 entries.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub metadata: BTreeMap<String, String>,
+}
+
+/// Where else a job may run, and when. It names at least one of `account`, `model` and `tags`, or
+/// frees a job from its account; and at least one condition. The job keeps its model and tags
+/// unless others are named here; the account that it is pinned to is kept by no fallback.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct NewFallback {
+    /// Only this account.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub account: Option<AccountId>,
+    /// This model instead of the job's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// These tags instead of the job's; an empty array for none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tags: Option<Vec<String>>,
+    /// When the job has been where it was for so long, and waits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub after: Option<Span>,
+    /// When an attempt fails or is rejected, and the job may run again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub on: Option<FallbackOn>,
+}
+
+/// What a fallback is taken on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum FallbackOn {
+    /// A failed or a rejected attempt.
+    Failure,
 }
 
 /// The receipt of one job.

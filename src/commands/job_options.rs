@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 use sluice_shared::{
-    api::NewJob,
+    api::{NewFallback, NewJob},
     domain::{AccountId, Delivery, Span, Time},
 };
 
@@ -15,6 +15,20 @@ pub(crate) struct JobOptions {
     /// The model; only accounts that offer it can run the job [default: the account's own]
     #[arg(long, short)]
     model: Option<String>,
+
+    /// Models in order of preference, instead of --model
+    #[arg(
+        long,
+        value_name = "MODEL,...",
+        value_delimiter = ',',
+        conflicts_with = "model"
+    )]
+    models: Vec<String>,
+
+    /// Where else it may run and when, such as '{"tags": ["sonnet"], "after": "1m"}'; may be given
+    /// again
+    #[arg(long = "fallback", value_name = "JSON", value_parser = fallback, conflicts_with = "models")]
+    fallbacks: Vec<NewFallback>,
 
     /// The system prompt
     #[arg(long, short, value_name = "TEXT")]
@@ -77,7 +91,15 @@ impl JobOptions {
                 own.clone_from(option);
             }
         };
-        fill(&mut job.model, &self.model);
+        if job.models.is_empty() {
+            if job.model.is_none() {
+                job.models.clone_from(&self.models);
+            }
+            fill(&mut job.model, &self.model);
+            if job.fallbacks.is_empty() && job.models.is_empty() {
+                job.fallbacks.clone_from(&self.fallbacks);
+            }
+        }
         fill(&mut job.system, &self.system);
         fill(&mut job.session, &self.session);
         if job.account.is_none() {
@@ -108,6 +130,10 @@ impl JobOptions {
             }
         }
     }
+}
+
+fn fallback(text: &str) -> Result<NewFallback, String> {
+    serde_json::from_str(text).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]
@@ -154,6 +180,8 @@ mod tests {
             "--at-most-once",
             "--session",
             "s1",
+            "--fallback",
+            "{\"tags\": [\"us\"], \"after\": \"1m\"}",
             "--metadata",
             "team=a",
             "--param",
@@ -166,6 +194,7 @@ mod tests {
                 "model": "m1", "system": "be brief", "account": "main", "tags": ["fast", "eu"],
                 "priority": -5, "delay": "1h 30m", "expires_at": "2026-11-23T20:00:00.000Z",
                 "timeout": "1m 30s", "max_attempts": 2, "delivery": "at_most_once",
+                "fallbacks": [{"tags": ["us"], "after": "1m"}],
                 "session": "s1", "metadata": {"team": "a"}, "params": {"temperature": 0.2},
             })
         );
@@ -197,6 +226,22 @@ mod tests {
         let mut expected = own;
         expected.metadata.insert("b".into(), "added".into());
         assert_eq!(job, expected);
+    }
+
+    #[test]
+    fn models_stand_for_a_model() {
+        let fill = |own: serde_json::Value| {
+            let mut job: NewJob = serde_json::from_value(own).unwrap();
+            options(&["--models", "m1,m2"]).fill(&mut job);
+            (job.model, job.models)
+        };
+        let both = vec!["m1".to_owned(), "m2".to_owned()];
+        assert_eq!(fill(json!({})), (None, both));
+        assert_eq!(
+            fill(json!({"model": "own"})),
+            (Some("own".into()), Vec::new())
+        );
+        assert!(Line::try_parse_from(["x", "-m", "m1", "--models", "m2"]).is_err());
     }
 
     #[test]

@@ -15,6 +15,7 @@ pub(crate) mod list;
 pub(crate) mod migrate;
 pub(crate) mod plan;
 pub(crate) mod retry;
+pub(crate) mod routing;
 pub(crate) mod submit;
 pub(crate) mod up;
 pub(crate) mod worker;

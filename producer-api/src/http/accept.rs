@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     app::App,
-    store::{Idempotency, NewRow, Submission, Submitted},
+    store::{Idempotency, NewRow, Submission, Submitted, Way},
 };
 
 /// A body beyond this size is looked into where it does not keep other requests waiting.
@@ -166,13 +166,14 @@ pub(super) async fn retry_job(
     let retry = async {
         let request = edge.truth(edge.app.store.request(job.id)).await?;
         let request = request.ok_or_else(|| ApiError::internal("a job has no request"))?;
+        let way = edge.truth(edge.app.store.way(job.id)).await?;
         let idempotency = key
             .map(|key| idempotency::of(key, &("retry", job.id)))
             .transpose()?;
         let client = job.client.clone();
         let rows = vec![NewRow {
             traceparent,
-            ..again(&edge.app, job, request)?
+            ..again(&edge.app, job, request, way)?
         }];
         keep(
             &edge,
@@ -258,8 +259,22 @@ fn check(app: &App, bytes: &[u8], key: Option<String>) -> Result<Checked, ApiErr
 }
 
 /// The row of a job that tries an ended one again.
-fn again(app: &App, job: JobView, request: domain::Request) -> Result<NewRow, ApiError> {
-    let lane = Lane::parse(&job.lane).map_err(ApiError::internal)?;
+fn again(
+    app: &App,
+    job: JobView,
+    mut request: domain::Request,
+    way: Option<Way>,
+) -> Result<NewRow, ApiError> {
+    let steps = way.map(|way| way.steps).unwrap_or_default();
+    // One that fell back begins its way anew.
+    let lane = match steps.first() {
+        Some(first) => {
+            request.model.clone_from(&first.model);
+            Lane::parse(&first.lane)
+        }
+        None => Lane::parse(&job.lane),
+    };
+    let lane = lane.map_err(ApiError::internal)?;
     let mut flaws = Flaws::default();
     lane::check(&lane, &app.accounts, &mut flaws);
     flaws.refuse()?;
@@ -277,6 +292,7 @@ fn again(app: &App, job: JobView, request: domain::Request) -> Result<NewRow, Ap
         retry_of: Some(job.id),
         traceparent: None,
         request,
+        steps,
     })
 }
 

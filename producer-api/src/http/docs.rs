@@ -31,6 +31,7 @@ const DOCUMENT: &str = "/api/openapi.json";
     tags(
         (name = "jobs", description = "Prompts to run."),
         (name = "accounts", description = "What runs them."),
+        (name = "routing", description = "Which account runs what, and why."),
         (name = "keys", description = "Who may do what."),
         (name = "health", description = "How all is. Needs no key."),
     ),
@@ -68,6 +69,7 @@ pub(super) fn complete(mut document: openapi::OpenApi) -> openapi::OpenApi {
             &mut item.get,
             &mut item.post,
             &mut item.patch,
+            &mut item.put,
             &mut item.delete,
         ]
         .into_iter()

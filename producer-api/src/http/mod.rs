@@ -9,7 +9,9 @@ mod accept;
 mod accounts;
 mod body;
 mod docs;
+mod explain;
 mod extract;
+mod fallbacks;
 mod forecast;
 mod health;
 mod idempotency;
@@ -22,6 +24,7 @@ mod metrics;
 mod pages;
 mod problem;
 mod rate;
+mod routing;
 mod server;
 mod submit;
 #[cfg(test)]
@@ -131,10 +134,13 @@ fn api() -> OpenApiRouter<Arc<Edge>> {
         .routes(routes!(jobs::cancel_job))
         .routes(routes!(accept::retry_job))
         .routes(routes!(forecast::forecast))
+        .routes(routes!(explain::explain_job))
+        .routes(routes!(explain::queue_status))
         .routes(routes!(accounts::list_accounts))
         .routes(routes!(accounts::get_account))
         .routes(routes!(accounts::pause_account))
         .routes(routes!(accounts::resume_account))
+        .routes(routes!(routing::get_routing, routing::put_routing))
         .routes(routes!(keys::list_keys, keys::create_key))
         .routes(routes!(keys::change_key, keys::revoke_key))
         .routes(routes!(health::live))

@@ -106,6 +106,8 @@ codes! {
         "Each field at fault is named in `errors`; of an array nothing was accepted.";
     InvalidKey = UNPROCESSABLE_ENTITY, "invalid_key", "The key cannot be",
         "Each field at fault is named in `errors`.";
+    InvalidRouting = UNPROCESSABLE_ENTITY, "invalid_routing", "The routing cannot be",
+        "Each field at fault is named in `errors`; the strategies are those of docs/routing.md.";
     InvalidCharacter = UNPROCESSABLE_ENTITY, "invalid_character", "A character that cannot be kept",
         "The NUL character (U+0000) cannot be kept; the fields that hold one are named.";
     TooManyJobs = UNPROCESSABLE_ENTITY, "too_many_jobs", "Too many jobs at once",

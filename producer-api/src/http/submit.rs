@@ -10,7 +10,7 @@ use sluice_shared::{
 };
 
 use super::{
-    lane,
+    fallbacks, lane,
     problem::{ApiError, Code, MOST_FIELDS, clip},
 };
 use crate::store::NewRow;
@@ -24,12 +24,12 @@ const DEFAULT_ATTEMPTS: u32 = 3;
 const MOST_ATTEMPTS: u32 = 100;
 const MOST_PRIORITY: i16 = 100;
 const MOST_MESSAGES: usize = 10_000;
-const MOST_TAGS: usize = 16;
-const MOST_TAG: usize = 64;
+pub(super) const MOST_TAGS: usize = 16;
+pub(super) const MOST_TAG: usize = 64;
 const MOST_METADATA: usize = 32;
 const MOST_METADATA_KEY: usize = 64;
 const MOST_METADATA_VALUE: usize = 512;
-const MOST_NAME: usize = 255;
+pub(super) const MOST_NAME: usize = 255;
 const MOST_PARAMS: usize = 64 * 1024;
 
 /// What a job is judged by.
@@ -78,6 +78,20 @@ impl Flaws {
         }
     }
 
+    /// Takes over the flaws of a part of the job.
+    pub(super) fn of_part(&mut self, part: &str, flaws: Flaws) {
+        for flaw in flaws.0 {
+            self.add(flaw.code, format!("{part}.{}", flaw.field), flaw.detail);
+        }
+    }
+
+    /// Takes over flaws as those of one field.
+    pub(super) fn of_whole(&mut self, field: &str, flaws: Flaws) {
+        for flaw in flaws.0 {
+            self.add(flaw.code, field, flaw.detail);
+        }
+    }
+
     /// Whether there are enough of them to stop looking.
     pub(super) fn is_full(&self) -> bool {
         self.0.len() >= MOST_FIELDS
@@ -92,7 +106,7 @@ impl Flaws {
         }
     }
 
-    fn invalid(&mut self, field: impl Into<String>, detail: impl Into<String>) {
+    pub(super) fn invalid(&mut self, field: impl Into<String>, detail: impl Into<String>) {
         self.add(Code::InvalidJob, field, detail);
     }
 
@@ -112,7 +126,7 @@ impl Flaws {
     }
 
     /// A short text: not empty, at most `most` characters.
-    fn name(&mut self, field: &str, text: &str, most: usize) {
+    pub(super) fn name(&mut self, field: &str, text: &str, most: usize) {
         self.kept(|| field.into(), text);
         if text.is_empty() {
             self.invalid(field, "is empty");
@@ -144,8 +158,10 @@ impl From<Flaws> for ApiError {
 }
 
 /// The row of a job, or what is wrong with it.
-pub(super) fn row(job: NewJob, id: JobId, rules: &Rules<'_>) -> Result<NewRow, Flaws> {
+pub(super) fn row(mut job: NewJob, id: JobId, rules: &Rules<'_>) -> Result<NewRow, Flaws> {
     let mut flaws = Flaws::default();
+    let by_models = !job.models.is_empty();
+    let fallbacks = fallbacks::take(&mut job, &mut flaws);
     let system = job.system.filter(|system| !system.is_empty());
     let field = if job.prompt.is_some() {
         "prompt"
@@ -189,8 +205,25 @@ pub(super) fn row(job: NewJob, id: JobId, rules: &Rules<'_>) -> Result<NewRow, F
         }
     }
     let lane = Lane::new(job.account, job.model.clone(), job.tags);
+    let delivery = job.delivery.unwrap_or_default();
+    let mut steps = Vec::new();
     if flaws.0.is_empty() {
-        lane::check(&lane, rules.accounts, &mut flaws);
+        let mut lacks = Flaws::default();
+        lane::check(&lane, rules.accounts, &mut lacks);
+        if by_models && lacks.0.iter().all(|flaw| flaw.field == "model") {
+            flaws.of_whole("models[0]", lacks);
+        } else {
+            flaws = lacks;
+        }
+        let context = fallbacks::Context {
+            lane: &lane,
+            max_attempts,
+            delivery,
+            from: run_at.max(rules.now),
+            expires_at: job.expires_at,
+            accounts: rules.accounts,
+        };
+        steps = fallbacks::steps(fallbacks, &context, &mut flaws);
     }
     if !flaws.0.is_empty() {
         return Err(flaws);
@@ -203,7 +236,7 @@ pub(super) fn row(job: NewJob, id: JobId, rules: &Rules<'_>) -> Result<NewRow, F
         expires_at: job.expires_at,
         timeout_ms: timeout.as_millis(),
         max_attempts,
-        delivery: job.delivery.unwrap_or_default(),
+        delivery,
         session: job.session,
         metadata: metadata_text(job.metadata),
         retry_of: None,
@@ -214,6 +247,7 @@ pub(super) fn row(job: NewJob, id: JobId, rules: &Rules<'_>) -> Result<NewRow, F
             model: job.model,
             params: job.params,
         },
+        steps,
     })
 }
 

@@ -15,7 +15,7 @@ use sluice_shared::{
     broker::Broker,
     clock,
     config::Config,
-    domain::{Completion, JobId, Lane, Outcome, route::Cursor},
+    domain::{Completion, JobId, Lane, Outcome},
     live::Live,
     message::{Dispatch, Reply, Report},
 };
@@ -210,12 +210,13 @@ impl Api {
         let claim = Claim {
             lanes: &lanes,
             accounts: &self.app.accounts,
-            strategy: self.app.config.dispatch.strategy,
+            routing: &self.app.routes.routing(),
+            speeds: &self.app.routes.speeds(),
             most: 100,
         };
         self.app
             .store
-            .claim(&claim, &mut Cursor::default(), clock::now())
+            .claim(&claim, self.app.routes.cursor(), clock::now())
             .await
             .unwrap()
             .dispatches

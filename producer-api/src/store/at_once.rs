@@ -5,7 +5,7 @@
 //! It is decided as a claim decides it, by the same functions, over new jobs instead of waiting
 //! ones. **Whoever waits goes first**: an account that any waiting job could use is left to it.
 
-use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
 
 use futures::try_join;
 use sea_orm::DatabaseTransaction;
@@ -17,14 +17,16 @@ use sluice_shared::domain::{
 use super::{
     Store, StoreError,
     bulk::Write,
-    claim::{Claim, Held, charge, lock_seats, seats_of_lanes},
+    claim::{Claim, Claimed, Held, charge, choices, lock_seats, seats_of_lanes},
     fair,
     submit::NewRow,
 };
 
-/// New jobs that are to be bound, and what that costs their accounts.
+/// New jobs that are to be bound, how that came about, and what it costs their accounts.
+#[derive(Default)]
 pub(super) struct AtOnce {
-    pub(super) bound: HashMap<JobId, AccountId>,
+    pub(super) bound: Vec<(JobId, AccountId)>,
+    pub(super) claimed: Claimed,
     pub(super) charges: Vec<Write>,
 }
 
@@ -37,7 +39,7 @@ impl Store {
         tx: &DatabaseTransaction,
         rows: impl Iterator<Item = (&'a NewRow, i64)>,
         claim: &Claim<'_>,
-        cursor: &mut Cursor,
+        cursor: &Mutex<Cursor>,
         now: Time,
     ) -> Result<Option<AtOnce>, StoreError> {
         let heads: Vec<Head> = rows
@@ -48,6 +50,7 @@ impl Store {
                     job: row.id,
                     priority: row.priority,
                     fair_tag,
+                    session: row.session.clone(),
                     lane: claim.lanes.iter().position(is_its)?,
                 })
             })
@@ -56,9 +59,9 @@ impl Store {
         if heads.is_empty() || self.caps(tx, claim, now).await?.is_some() {
             return Ok(None);
         }
-        let mut next_cooldown = None;
+        let mut claimed = Claimed::default();
         let (mut seats, waiting) = try_join!(
-            lock_seats(tx, claim, Held::Skip, now, &mut next_cooldown),
+            lock_seats(tx, claim, Held::Skip, now, &mut claimed),
             self.waiting_lanes()
         )?;
         let Ok(waiting) = waiting
@@ -73,7 +76,10 @@ impl Store {
             account.is_some_and(|account| !waiting.iter().any(|lane| lane.admits(account)))
         });
         let lanes = seats_of_lanes(claim, &seats);
-        let mut bindings = route::plan(&heads, &seats, &lanes, claim.strategy, cursor);
+        let mut bindings = {
+            let mut cursor = cursor.lock().unwrap_or_else(PoisonError::into_inner);
+            route::plan(&heads, &mut seats, &lanes, &mut cursor, now)
+        };
         bindings.truncate(claim.most);
         if bindings.is_empty() {
             return Ok(None);
@@ -86,6 +92,13 @@ impl Store {
             charge(&seats, &bindings),
             fair::advance(self.slot, claim.lanes, &heads, &bindings),
         ];
-        Ok(Some(AtOnce { bound, charges }))
+        claimed.choices = choices(&heads, &bindings);
+        claimed.seats = seats;
+        claimed.lanes = lanes;
+        Ok(Some(AtOnce {
+            bound,
+            claimed,
+            charges,
+        }))
     }
 }

@@ -1,9 +1,9 @@
 //! Claiming: backlog jobs are bound to accounts and their slots charged, in one transaction.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicI64, Ordering},
     },
     time::Duration,
@@ -17,7 +17,7 @@ use sea_orm::{
 use sluice_shared::{
     domain::{
         Account, AccountId, Delivery, Event, JobId, Lane, Request, Span, Standing, State, Time,
-        route::{self, Binding, Cursor, Head, Seat, Strategy},
+        route::{self, Binding, Cursor, Head, LaneSeats, Refusal, Routing, Seat},
     },
     message::{Dispatch, VERSION},
 };
@@ -28,7 +28,7 @@ use super::{
     bulk::{Column, Rows, Write},
     clients, count,
     entity::account_state,
-    fair, for_update, parse_json,
+    fair, for_update, parse_json, seats,
 };
 
 /// A lane that may have jobs waiting.
@@ -48,7 +48,9 @@ pub struct Claim<'a> {
     /// Every account that could take a job now: configured, and with a live worker.
     pub accounts: &'a [Account],
     /// How an account is chosen.
-    pub strategy: Strategy,
+    pub routing: &'a Routing,
+    /// How long each account takes to give a result, as far as is known.
+    pub speeds: &'a HashMap<AccountId, Duration>,
     /// Jobs to bind, at most.
     pub most: usize,
 }
@@ -62,6 +64,25 @@ pub struct Claimed {
     pub waiting: Vec<bool>,
     /// The earliest end of a cooldown that keeps an account out.
     pub next_cooldown: Option<Time>,
+    /// How each of the dispatches came about, in their order.
+    pub choices: Vec<Choice>,
+    /// The accounts as they were when it was planned.
+    pub seats: Vec<Seat>,
+    /// What each lane of the claim could use of them.
+    pub lanes: Vec<LaneSeats>,
+    /// The accounts that were out, and why.
+    pub refused: Vec<(AccountId, Refusal)>,
+}
+
+/// How one dispatch came about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Choice {
+    /// Index of its lane in the claim.
+    pub lane: usize,
+    /// The job's priority.
+    pub priority: i16,
+    /// It went where its session went before.
+    pub by_session: bool,
 }
 
 /// What to do about accounts that another transaction holds.
@@ -93,7 +114,7 @@ impl Store {
     pub async fn claim(
         &self,
         claim: &Claim<'_>,
-        cursor: &mut Cursor,
+        cursor: &Mutex<Cursor>,
         now: Time,
     ) -> Result<Claimed, StoreError> {
         let mut claimed = Claimed {
@@ -101,14 +122,14 @@ impl Store {
             ..Claimed::default()
         };
         let tx = self.begin().await?;
-        let next_cooldown = &mut claimed.next_cooldown;
-        let seats = lock_seats(&tx, claim, Held::Wait, now, next_cooldown).await?;
+        let mut seats = lock_seats(&tx, claim, Held::Wait, now, &mut claimed).await?;
         let lanes = seats_of_lanes(claim, &seats);
         let mut heads: Vec<Head> = Vec::new();
         let mut waiting: Vec<Waiting> = Vec::new();
         let caps = self.caps(&tx, claim, now).await?;
         for (index, demand) in claim.lanes.iter().enumerate() {
             let room: usize = lanes[index]
+                .seats
                 .iter()
                 .map(|seat| seats[*seat].room() as usize)
                 .sum();
@@ -148,7 +169,10 @@ impl Store {
             // Those beyond a cap were not looked at: they may wait in any of the lanes.
             claimed.waiting.fill(true);
         }
-        let mut bindings = route::plan(&heads, &seats, &lanes, claim.strategy, cursor);
+        let mut bindings = {
+            let mut cursor = cursor.lock().unwrap_or_else(PoisonError::into_inner);
+            route::plan(&heads, &mut seats, &lanes, &mut cursor, now)
+        };
         bindings.truncate(claim.most);
         if bindings.is_empty() {
             tx.rollback().await?;
@@ -167,6 +191,9 @@ impl Store {
             .await?;
         tx.commit().await?;
         claimed.dispatches = dispatches(&heads, &seats, waiting, &bindings)?;
+        claimed.choices = choices(&heads, &bindings);
+        claimed.seats = seats;
+        claimed.lanes = lanes;
         Ok(claimed)
     }
 }
@@ -267,7 +294,7 @@ pub(super) async fn lock_seats(
     claim: &Claim<'_>,
     held: Held,
     now: Time,
-    next_cooldown: &mut Option<Time>,
+    claimed: &mut Claimed,
 ) -> Result<Vec<Seat>, StoreError> {
     let of_use: Vec<&Account> = claim
         .accounts
@@ -284,49 +311,61 @@ pub(super) async fn lock_seats(
     }
     .all(tx)
     .await?;
-    let mut seats = Vec::with_capacity(states.len());
+    let accounts: HashMap<&str, &Account> = of_use
+        .iter()
+        .map(|account| (account.id.as_str(), *account))
+        .collect();
+    let mut found = Vec::with_capacity(states.len());
     for state in states {
-        let Some(account) = of_use
-            .iter()
-            .find(|account| account.id.as_str() == state.account)
-        else {
+        let Some(account) = accounts.get(state.account.as_str()) else {
             continue;
         };
-        let cooling = state
-            .cooldown_until
-            .map(Time::from_millis)
-            .filter(|until| *until > now);
-        if let Some(until) = cooling {
-            *next_cooldown = Some(next_cooldown.map_or(until, |next| next.min(until)));
-        }
-        if Standing::from_name(&state.standing) == Standing::Active && cooling.is_none() {
-            let free_slots = account
-                .max_concurrency
-                .saturating_sub(count(state.in_flight));
-            seats.push(Seat {
-                account: account.id.clone(),
-                free_slots,
-                window_room: None,
-            });
+        let cooldown = state.cooldown_until.map(Time::from_millis);
+        let standing = Standing::from_name(&state.standing);
+        match seats::refusal(standing, cooldown, now) {
+            None => {
+                let speed = claim.speeds.get(&account.id).copied();
+                found.push(seats::seat(account, count(state.in_flight), speed));
+            }
+            Some(refusal) => {
+                if let Some(until) = cooldown.filter(|until| *until > now) {
+                    let next = claimed.next_cooldown.map_or(until, |next| next.min(until));
+                    claimed.next_cooldown = Some(next);
+                }
+                claimed.refused.push((account.id.clone(), refusal));
+            }
         }
     }
-    Ok(seats)
+    Ok(found)
 }
 
 /// The seats that each lane of the claim may use, as indices.
-pub(super) fn seats_of_lanes(claim: &Claim<'_>, seats: &[Seat]) -> Vec<Vec<usize>> {
-    claim
-        .lanes
+pub(super) fn seats_of_lanes(claim: &Claim<'_>, seats: &[Seat]) -> Vec<LaneSeats> {
+    let places: HashMap<&AccountId, usize> = seats
         .iter()
-        .map(|demand| {
-            let seat_of =
-                |account: &Account| seats.iter().position(|seat| seat.account == account.id);
-            claim
-                .accounts
-                .iter()
-                .filter(|account| demand.lane.admits(account))
-                .filter_map(seat_of)
-                .collect()
+        .enumerate()
+        .map(|(place, seat)| (&seat.account, place))
+        .collect();
+    let seats_of = |demand: &LaneDemand| LaneSeats {
+        seats: claim
+            .accounts
+            .iter()
+            .filter(|account| demand.lane.admits(account))
+            .filter_map(|account| places.get(&account.id).copied())
+            .collect(),
+        strategy: claim.routing.of(&demand.key),
+    };
+    claim.lanes.iter().map(seats_of).collect()
+}
+
+/// How each of the bindings came about.
+pub(super) fn choices(heads: &[Head], bindings: &[Binding]) -> Vec<Choice> {
+    bindings
+        .iter()
+        .map(|binding| Choice {
+            lane: heads[binding.head].lane,
+            priority: heads[binding.head].priority,
+            by_session: binding.by_session,
         })
         .collect()
 }
@@ -369,6 +408,7 @@ async fn lock_heads(
             priority: i16::try_from(priority).unwrap_or_default(),
             fair_tag: row.try_get_by_index(2)?,
             lane,
+            session: row.try_get_by_index(6)?,
         });
         let at_most_once: bool = row.try_get_by_index(4)?;
         waiting.push(Waiting {
@@ -379,7 +419,7 @@ async fn lock_heads(
                 Delivery::AtLeastOnce
             },
             timeout: Span::from_millis(row.try_get_by_index(5)?),
-            session: row.try_get_by_index(6)?,
+            session: heads.last().and_then(|head| head.session.clone()),
             request: row.try_get_by_index(7)?,
             traceparent: row.try_get_by_index(8)?,
             client: row.try_get_by_index(9)?,

@@ -19,7 +19,7 @@ use super::{
     bulk::{Column, Rows, Write, write_together},
     clients, count,
     entity::{account_state, job},
-    for_update,
+    fallback, for_update,
     history::{Ending, History},
 };
 
@@ -139,6 +139,8 @@ impl Store {
         let mut settled = Settled::default();
         let tx = self.begin().await?;
         let mut open = lock_jobs(&tx, verdicts).await?;
+        let mut ways = fallback::ways(&tx, verdicts).await?;
+        let mut moves = Vec::new();
         let mut history = History::default();
         let mut freed: BTreeMap<String, Freed> = BTreeMap::new();
         let mut judged: BTreeMap<String, Vec<&Outcome>> = BTreeMap::new();
@@ -149,10 +151,22 @@ impl Store {
                 continue;
             };
             let was_in_flight = entry.job.state.is_in_flight();
-            let Ok((settlement, ending)) = decide(entry, verdict, now, chance) else {
+            let Ok((mut settlement, ending)) = decide(entry, verdict, now, chance) else {
                 settled.refused += 1;
                 continue;
             };
+            if let Some((elsewhere, to, lane)) = fallback::on_failure(
+                &mut ways,
+                verdict.job(),
+                &entry.job,
+                verdict,
+                &settlement,
+                now,
+            ) {
+                settlement = elsewhere;
+                entry.row.lane = lane;
+                moves.push(to);
+            }
             let account = entry.row.account.clone().unwrap_or_default();
             if let Some(ending) = ending {
                 if let Some(Outcome::Completed(answer)) = ending.outcome {
@@ -186,6 +200,7 @@ impl Store {
         let changed = open.into_values().filter(|open| open.changed).collect();
         let writes = vec![write_jobs(changed), history.write(), release(&freed)];
         write_together(&tx, writes).await?;
+        fallback::write(&tx, moves).await?;
         judge(&tx, &judged, now, chance).await?;
         // Jobs that used nothing that can be measured tell a budget nothing.
         spent.retain(|_, spent| spent.tokens > 0 || spent.cost_microusd > 0);

@@ -1,13 +1,15 @@
 //! Accepting jobs: many submissions in one transaction, each all or nothing. Jobs that need not
 //! wait are bound in the same transaction.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Mutex};
 
 use sea_orm::{
     ColumnTrait, Condition, DatabaseTransaction, DbBackend, EntityTrait, ExprTrait, QueryFilter,
 };
 use sluice_shared::{
-    domain::{AccountId, Delivery, JobId, Lane, Request, Span, State, Time, quota, route::Cursor},
+    domain::{
+        AccountId, Delivery, JobId, Lane, Request, Span, State, Step, Time, quota, route::Cursor,
+    },
     message::{Dispatch, VERSION},
 };
 use uuid::Uuid;
@@ -16,10 +18,10 @@ use super::{
     Store, StoreError,
     at_once::AtOnce,
     bulk::{Column, Rows, write_together},
-    claim::{Claim, bound_state},
+    claim::{Claim, Claimed, bound_state},
     clients,
     entity::idempotency_key,
-    fair, parse_json, to_json,
+    fair, fallback, parse_json, to_json,
 };
 
 /// A job as it is accepted, checked and complete.
@@ -51,6 +53,8 @@ pub struct NewRow {
     pub traceparent: Option<String>,
     /// What to do.
     pub request: Request,
+    /// Its way, when it has fallbacks: the first step is the job as it is.
+    pub steps: Vec<Step>,
 }
 
 impl NewRow {
@@ -111,7 +115,9 @@ pub struct Taken {
     pub results: Vec<Submitted>,
     /// The jobs that are bound already, with their accounts: their first attempts must be
     /// published.
-    pub bound: HashMap<JobId, AccountId>,
+    pub bound: Vec<(JobId, AccountId)>,
+    /// How that came about, in the same order; it has no dispatches yet.
+    pub claimed: Claimed,
 }
 
 impl Store {
@@ -137,7 +143,7 @@ impl Store {
         &self,
         submissions: &[Submission],
         claim: &Claim<'_>,
-        cursor: &mut Cursor,
+        cursor: &Mutex<Cursor>,
         now: Time,
     ) -> Result<Taken, StoreError> {
         self.take(submissions, Some((claim, cursor)), now).await
@@ -146,7 +152,7 @@ impl Store {
     async fn take(
         &self,
         submissions: &[Submission],
-        claim: Option<(&Claim<'_>, &mut Cursor)>,
+        claim: Option<(&Claim<'_>, &Mutex<Cursor>)>,
         now: Time,
     ) -> Result<Taken, StoreError> {
         // Before the transaction on Postgres, where a client's place would stay locked until its
@@ -173,10 +179,14 @@ impl Store {
             .iter()
             .flat_map(|(submission, tags)| submission.rows.iter().zip(tags.iter().copied()));
         let at_once = match claim {
-            Some((claim, cursor)) => self.bind_at_once(&tx, rows, claim, cursor, now).await?,
+            Some((claim, cursor)) => {
+                self.bind_at_once(&tx, rows.clone(), claim, cursor, now)
+                    .await?
+            }
             None => None,
         };
-        let bound = insert_jobs(&tx, &accepted, at_once, now).await?;
+        let (claimed, bound) = insert_jobs(&tx, &accepted, at_once, now).await?;
+        fallback::insert(&tx, rows.map(|(row, _)| row), now).await?;
         tx.commit().await?;
         let unused = submissions
             .iter()
@@ -187,7 +197,11 @@ impl Store {
             // The gaps are closed by the next mending.
             tracing::debug!(%error, "places in fair queueing could not be given back");
         }
-        Ok(Taken { results, bound })
+        Ok(Taken {
+            results,
+            bound,
+            claimed,
+        })
     }
 
     /// Forgets idempotency keys older than `before`.
@@ -326,11 +340,14 @@ async fn insert_jobs(
     submissions: &[(&Submission, &[i64])],
     at_once: Option<AtOnce>,
     now: Time,
-) -> Result<HashMap<JobId, AccountId>, StoreError> {
-    let (bound, charges) = match at_once {
-        Some(AtOnce { bound, charges }) => (bound, charges),
-        None => (HashMap::new(), Vec::new()),
-    };
+) -> Result<(Claimed, Vec<(JobId, AccountId)>), StoreError> {
+    let AtOnce {
+        bound: order,
+        charges,
+        claimed,
+    } = at_once.unwrap_or_default();
+    let bound: HashMap<JobId, &AccountId> =
+        order.iter().map(|(job, account)| (*job, account)).collect();
     let most = submissions
         .iter()
         .map(|(submission, _)| submission.rows.len())
@@ -462,5 +479,5 @@ async fn insert_jobs(
     );
     let writes = [payloads, jobs].into_iter().chain(charges).collect();
     write_together(tx, writes).await?;
-    Ok(bound)
+    Ok((claimed, order))
 }

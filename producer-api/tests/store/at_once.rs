@@ -1,14 +1,15 @@
 //! Jobs that are bound in the transaction that accepts them.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use sluice_producer_api::store::{Claim, LaneDemand, NewRow, Store, Taken};
 use sluice_shared::{
     clock,
-    domain::{
-        Account, JobId, Lane, Outcome, Standing, State, ThrottleKind,
-        route::{Cursor, Strategy},
-    },
+    domain::{Account, JobId, Lane, Outcome, Standing, State, ThrottleKind, route::Routing},
     message::Dispatch,
 };
 use tokio::task::JoinSet;
@@ -35,19 +36,23 @@ async fn arrive(
     let claim = Claim {
         lanes: &lanes,
         accounts,
-        strategy: Strategy::RoundRobin,
+        routing: &Routing::default(),
+        speeds: &HashMap::new(),
         most,
     };
     let taken = store
         .submit_and_bind(
             &[submission(rows.clone())],
             &claim,
-            &mut Cursor::default(),
+            &Mutex::default(),
             clock::now(),
         )
         .await
         .unwrap();
-    let bound = |row: NewRow| Some(row.clone().into_dispatch(taken.bound.get(&row.id)?.clone()));
+    let bound = |row: NewRow| {
+        let (_, account) = taken.bound.iter().find(|(job, _)| *job == row.id)?;
+        Some(row.into_dispatch(account.clone()))
+    };
     let dispatches = rows.into_iter().filter_map(bound).collect();
     (taken, dispatches)
 }

@@ -4,8 +4,13 @@
 
 mod at_once;
 mod fresh;
+mod routing;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use sluice_producer_api::store::{
     Claim, Claimed, Filter, Idempotency, LaneDemand, NewRow, Revoked, Store, Submission, Submitted,
@@ -15,7 +20,7 @@ use sluice_shared::{
     clock,
     domain::{
         Account, Completion, Delivery, JobId, Lane, Outcome, Request, Span, Standing, State, Time,
-        route::{Cursor, Strategy},
+        route::Routing,
     },
     message::{Dispatch, Reply, Report},
 };
@@ -73,7 +78,21 @@ on_every_store!(
     who_waits_goes_before_who_comes,
     who_comes_gets_no_account_that_takes_none,
     submitters_and_claimers_at_once_exceed_no_slot,
+    what_was_chosen_is_kept,
+    each_lane_has_its_strategy_and_a_session_its_account,
+    a_saturated_lane_delays_no_other,
+    a_job_falls_back_when_its_time_has_come,
+    a_job_in_flight_stays_where_it_is,
+    a_failure_leads_to_the_fallback_at_once,
+    the_backlog_says_what_waits_where,
 );
+
+use routing::{
+    a_failure_leads_to_the_fallback_at_once, a_job_falls_back_when_its_time_has_come,
+    a_job_in_flight_stays_where_it_is, a_saturated_lane_delays_no_other,
+    each_lane_has_its_strategy_and_a_session_its_account, the_backlog_says_what_waits_where,
+    what_was_chosen_is_kept,
+};
 
 fn account(name: &str, max_concurrency: u32) -> Account {
     Account {
@@ -101,6 +120,7 @@ fn row() -> NewRow {
         retry_of: None,
         traceparent: None,
         request: Request::prompt("hello"),
+        steps: vec![],
     }
 }
 
@@ -133,11 +153,12 @@ async fn claim(store: &Store, accounts: &[Account], lanes: &[Lane], most: usize)
     let claim = Claim {
         lanes: &lanes,
         accounts,
-        strategy: Strategy::RoundRobin,
+        routing: &Routing::default(),
+        speeds: &HashMap::new(),
         most,
     };
     store
-        .claim(&claim, &mut Cursor::default(), clock::now())
+        .claim(&claim, &Mutex::default(), clock::now())
         .await
         .unwrap()
 }

@@ -232,12 +232,13 @@ async fn a_budget_holds_jobs_until_it_starts_anew(store: Store) {
     let tomorrow = sluice_producer_api::store::Claim {
         lanes: &lanes,
         accounts: &accounts,
-        strategy: sluice_shared::domain::route::Strategy::RoundRobin,
+        routing: &sluice_shared::domain::route::Routing::default(),
+        speeds: &std::collections::HashMap::new(),
         most: 100,
     };
     let then = clock::now() + Duration::from_secs(86_400);
-    let mut cursor = sluice_shared::domain::route::Cursor::default();
-    let claimed = store.claim(&tomorrow, &mut cursor, then).await.unwrap();
+    let cursor = std::sync::Mutex::default();
+    let claimed = store.claim(&tomorrow, &cursor, then).await.unwrap();
     assert!(!claimed.dispatches.is_empty());
 }
 

@@ -16,9 +16,9 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::{
-    AccountId, JobId, Span,
+    AccountId, JobId, Span, Time,
     fair::{self, Tags},
-    route::{self, Cursor, Head, Seat, Strategy},
+    route::{self, Cursor, Head, LaneSeats, Mark, Seat, Strategy},
 };
 
 /// What a limit counts.
@@ -214,8 +214,7 @@ type InWindow = (VecDeque<(Duration, u64)>, u64);
 struct Run<'a> {
     servers: &'a [Server],
     work: &'a [Work],
-    lanes: Vec<Vec<usize>>,
-    strategy: Strategy,
+    lanes: Vec<LaneSeats>,
     cursor: Cursor,
     /// Jobs in a lump.
     lump: u64,
@@ -267,8 +266,13 @@ impl<'a> Run<'a> {
         Self {
             servers,
             work,
-            lanes: work.iter().map(|work| work.servers.clone()).collect(),
-            strategy,
+            lanes: work
+                .iter()
+                .map(|work| LaneSeats {
+                    seats: work.servers.clone(),
+                    strategy,
+                })
+                .collect(),
             cursor: Cursor::default(),
             lump,
             now: Duration::ZERO,
@@ -312,7 +316,7 @@ impl<'a> Run<'a> {
 
     /// Starts what the planner binds now. Gives how many lumps that were.
     fn start(&mut self) -> u64 {
-        let seats: Vec<Seat> = (0..self.servers.len())
+        let mut seats: Vec<Seat> = (0..self.servers.len())
             .map(|server| self.seat(server))
             .collect();
         let mut heads = Vec::new();
@@ -323,7 +327,11 @@ impl<'a> Run<'a> {
             .enumerate()
             .filter(|(index, _)| self.left[*index] > 0)
         {
-            let room: u64 = lane.iter().map(|seat| u64::from(seats[*seat].room())).sum();
+            let room: u64 = lane
+                .seats
+                .iter()
+                .map(|seat| u64::from(seats[*seat].room()))
+                .sum();
             let lumps = self.left[index].div_ceil(self.lump).min(room);
             let mut tags = self.tags[index];
             for tag in (0..lumps).map_while(|_| tags.next()) {
@@ -332,11 +340,18 @@ impl<'a> Run<'a> {
                     priority: self.work[index].priority,
                     fair_tag: tag,
                     lane: index,
+                    session: None,
                 });
                 owners.push(index);
             }
         }
-        let bindings = route::plan(&heads, &seats, &self.lanes, self.strategy, &mut self.cursor);
+        let bindings = route::plan(
+            &heads,
+            &mut seats,
+            &self.lanes,
+            &mut self.cursor,
+            Time::EPOCH + self.now,
+        );
         for binding in &bindings {
             self.begin(owners[binding.head], binding.seat);
         }
@@ -389,6 +404,11 @@ impl<'a> Run<'a> {
             account: self.servers[server].account.clone(),
             free_slots: if cools { 0 } else { self.free[server] },
             window_room,
+            in_flight: self.servers[server].slots.saturating_sub(self.free[server]),
+            weight: 1,
+            time_to_result: Some(self.servers[server].takes.time),
+            windows: Vec::new(),
+            mark: Mark::default(),
         }
     }
 

@@ -2,6 +2,7 @@
 
 pub mod account;
 pub mod fair;
+pub mod fallback;
 pub mod forecast;
 pub mod ids;
 pub mod job;
@@ -14,6 +15,7 @@ pub mod route;
 pub mod time;
 
 pub use account::{Account, Cooldown, Standing};
+pub use fallback::Step;
 pub use ids::{AccountId, JobId};
 pub use job::{Delivery, Event, Job, Refused, Settlement, State};
 pub use lane::Lane;

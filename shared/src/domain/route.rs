@@ -1,20 +1,37 @@
 //! Routing: which waiting job goes to which account, over a snapshot of both.
 //!
 //! Pure: [`plan`] takes the heads of the lanes and what each account can still take, and gives
-//! bindings. The order is priority, then the fair-queueing tag, then age; a [`Strategy`] chooses
-//! among the accounts of a job's lane that have room.
+//! bindings. The order is priority, then the fair-queueing tag, then age. A job whose session ran
+//! on an account that has room goes there again; otherwise the lane's [`Strategy`] chooses among
+//! the accounts that have room. Every strategy only chooses: none ever lets a job wait beside an
+//! account that could take it.
 
-use serde::{Deserialize, Serialize};
+mod memory;
+mod refusal;
+mod speed;
+mod strategy;
+#[cfg(test)]
+mod tests;
 
-use super::{AccountId, JobId};
+use std::{collections::BTreeMap, time::Duration};
 
-/// How an account is chosen among those that could take a job.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Strategy {
-    /// Each in turn.
-    #[default]
-    RoundRobin,
+pub use memory::{Cursor, Mark};
+pub use refusal::{Refusal, Wait, wait};
+pub use speed::Speed;
+pub use strategy::{Score, Strategy, scores};
+
+use self::strategy::Place;
+use super::{AccountId, JobId, Time};
+
+/// A window of an account, as a strategy sees it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Share {
+    /// What is left of it, from 0 to 1.
+    pub left: f64,
+    /// What one more job takes of it, about; 0 when nobody knows.
+    pub one_job: f64,
+    /// When what is left will have been of no use: then the window is full again anyway.
+    pub resets_at: Time,
 }
 
 /// An account as the planner sees it.
@@ -26,6 +43,16 @@ pub struct Seat {
     pub free_slots: u32,
     /// Requests that its tightest window still allows; `None` without windows.
     pub window_room: Option<u32>,
+    /// Attempts in flight now.
+    pub in_flight: u32,
+    /// Its share under the weighted strategy.
+    pub weight: u32,
+    /// How long it takes to give a result, as measured; `None` when nobody knows.
+    pub time_to_result: Option<Duration>,
+    /// What is left of its windows.
+    pub windows: Vec<Share>,
+    /// What the planner remembers of it; [`plan`] fills it in.
+    pub mark: Mark,
 }
 
 impl Seat {
@@ -34,6 +61,12 @@ impl Seat {
     pub fn room(&self) -> u32 {
         self.window_room
             .map_or(self.free_slots, |room| room.min(self.free_slots))
+    }
+
+    /// How full it is, from 0 to 1, with `taken` more jobs.
+    fn load(&self, taken: u32) -> f64 {
+        let slots = self.in_flight.saturating_add(self.free_slots).max(1);
+        f64::from(self.in_flight.saturating_add(taken)) / f64::from(slots)
     }
 }
 
@@ -48,6 +81,17 @@ pub struct Head {
     pub fair_tag: i64,
     /// Index of its lane in the snapshot.
     pub lane: usize,
+    /// The client's session.
+    pub session: Option<String>,
+}
+
+/// A lane of the snapshot.
+#[derive(Clone, Debug, Default)]
+pub struct LaneSeats {
+    /// The seats that its jobs may use, as indices.
+    pub seats: Vec<usize>,
+    /// How one of them is chosen.
+    pub strategy: Strategy,
 }
 
 /// What is decided for one job.
@@ -57,169 +101,112 @@ pub struct Binding {
     pub head: usize,
     /// Index of the account in the given seats.
     pub seat: usize,
+    /// It goes where its session went before, whatever the strategy would say.
+    pub by_session: bool,
 }
 
-/// Where round-robin left off; kept from one plan to the next.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Cursor(usize);
+/// Which strategy each lane uses.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Routing {
+    /// That of every lane without one of its own.
+    pub strategy: Strategy,
+    /// Those of lanes with one of their own, by the lane's key.
+    pub lanes: BTreeMap<String, Strategy>,
+}
+
+impl Routing {
+    /// The strategy of the lane with this key.
+    #[must_use]
+    pub fn of(&self, lane_key: &str) -> Strategy {
+        self.lanes.get(lane_key).copied().unwrap_or(self.strategy)
+    }
+
+    /// Whether any lane may use this strategy.
+    #[must_use]
+    pub fn uses(&self, strategy: Strategy) -> bool {
+        self.strategy == strategy || self.lanes.values().any(|used| *used == strategy)
+    }
+}
 
 /// Binds as many of `heads` as `seats` can take.
 ///
-/// `lanes[i]` lists the seats, as indices, that jobs of lane `i` may use. No seat gets more than
-/// its room, and a lane without room leaves the others' jobs untouched.
+/// No seat gets more than its room, and a lane without room leaves the others' jobs untouched.
+/// `cursor` is what the planner remembers from one plan to the next; the seats are left as they
+/// were when the plan began, with what was remembered of them.
 #[must_use]
 pub fn plan(
     heads: &[Head],
-    seats: &[Seat],
-    lanes: &[Vec<usize>],
-    strategy: Strategy,
+    seats: &mut [Seat],
+    lanes: &[LaneSeats],
     cursor: &mut Cursor,
+    now: Time,
 ) -> Vec<Binding> {
     let mut order: Vec<usize> = (0..heads.len()).collect();
     order.sort_unstable_by_key(|&index| {
         let head = &heads[index];
         (std::cmp::Reverse(head.priority), head.fair_tag, head.job)
     });
-    let mut room: Vec<u32> = seats.iter().map(Seat::room).collect();
+    cursor.recall(seats);
+    let seats = &*seats;
+    let mut places: Vec<Place> = seats.iter().map(Place::of).collect();
+    // What is full is never looked at again, so that a long lane costs no more than a short one.
+    let mut open: Vec<Vec<usize>> = lanes
+        .iter()
+        .map(|lane| {
+            let known = lane.seats.iter().copied();
+            known.filter(|seat| *seat < seats.len()).collect()
+        })
+        .collect();
+    let guesses: Vec<Duration> = lanes
+        .iter()
+        .zip(&open)
+        .map(|(lane, open)| strategy::fastest(lane.strategy, open.iter().map(|seat| &seats[*seat])))
+        .collect();
     let mut bindings = Vec::with_capacity(order.len());
     for head in order {
-        let candidates = lanes.get(heads[head].lane).map_or(&[][..], Vec::as_slice);
-        if let Some(seat) = choose(candidates, &room, strategy, cursor) {
-            room[seat] -= 1;
-            bindings.push(Binding { head, seat });
+        let Head {
+            lane: index,
+            priority,
+            session,
+            ..
+        } = &heads[head];
+        let (Some(candidates), Some(lane)) = (open.get_mut(*index), lanes.get(*index)) else {
+            continue;
+        };
+        candidates.retain(|seat| places[*seat].room > 0);
+        let home = session.as_deref().and_then(|session| {
+            let home = cursor.home(session)?;
+            let is_home = |seat: &&usize| seats[**seat].account == home;
+            candidates.iter().find(is_home).copied()
+        });
+        let chosen = home.or_else(|| {
+            let guess = guesses[*index];
+            strategy::choose(
+                lane.strategy,
+                seats,
+                &places,
+                candidates,
+                *priority,
+                guess,
+                now,
+            )
+        });
+        let Some(seat) = chosen else { continue };
+        if lane.strategy == Strategy::Weighted {
+            strategy::settle_credits(seats, &mut places, candidates, seat);
         }
+        places[seat].take(cursor.next_turn());
+        if let Some(session) = session {
+            cursor.settle_in(session, &seats[seat].account);
+        }
+        bindings.push(Binding {
+            head,
+            seat,
+            by_session: home.is_some(),
+        });
+    }
+    for (seat, place) in seats.iter().zip(&places) {
+        cursor.keep(seat, place.turn, place.credit);
     }
     bindings
-}
-
-fn choose(
-    candidates: &[usize],
-    room: &[u32],
-    strategy: Strategy,
-    cursor: &mut Cursor,
-) -> Option<usize> {
-    let has_room = |seat: &usize| room.get(*seat).is_some_and(|room| *room > 0);
-    match strategy {
-        Strategy::RoundRobin => {
-            // The first with room after the one that went last, in the order of the seats.
-            let next = candidates
-                .iter()
-                .copied()
-                .filter(has_room)
-                .min_by_key(|&seat| (seat < cursor.0, seat))?;
-            cursor.0 = next + 1;
-            Some(next)
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-    use uuid::Uuid;
-
-    use super::{Strategy, *};
-
-    fn seat(index: usize, free_slots: u32, window_room: Option<u32>) -> Seat {
-        Seat {
-            account: format!("a{index}").parse().unwrap(),
-            free_slots,
-            window_room,
-        }
-    }
-
-    fn head(number: u128, priority: i16, lane: usize) -> Head {
-        Head {
-            job: JobId(Uuid::from_u128(number)),
-            priority,
-            fair_tag: 0,
-            lane,
-        }
-    }
-
-    #[test]
-    fn round_robin_takes_each_in_turn_across_plans() {
-        let seats = [seat(0, 9, None), seat(1, 9, None), seat(2, 9, None)];
-        let lanes = [vec![0, 1, 2]];
-        let mut cursor = Cursor::default();
-        let mut taken = Vec::new();
-        for number in 0..6 {
-            let plan = plan(
-                &[head(number, 0, 0)],
-                &seats,
-                &lanes,
-                Strategy::RoundRobin,
-                &mut cursor,
-            );
-            taken.push(plan[0].seat);
-        }
-        assert_eq!(taken, [0, 1, 2, 0, 1, 2]);
-    }
-
-    #[test]
-    fn a_lane_without_room_delays_only_its_own_jobs() {
-        let seats = [seat(0, 0, None), seat(1, 1, None)];
-        let heads = [head(1, 9, 0), head(2, 0, 1)];
-        let plan = plan(
-            &heads,
-            &seats,
-            &[vec![0], vec![1]],
-            Strategy::RoundRobin,
-            &mut Cursor::default(),
-        );
-        assert_eq!(plan, [Binding { head: 1, seat: 1 }]);
-    }
-
-    #[test]
-    fn priority_goes_before_age() {
-        let heads = [head(1, 0, 0), head(2, 5, 0)];
-        let plan = plan(
-            &heads,
-            &[seat(0, 1, None)],
-            &[vec![0]],
-            Strategy::RoundRobin,
-            &mut Cursor::default(),
-        );
-        assert_eq!(plan, [Binding { head: 1, seat: 0 }]);
-    }
-
-    proptest! {
-        #[test]
-        fn no_seat_gets_more_than_its_room_and_none_stays_idle(
-            rooms in proptest::collection::vec((0u32..5, proptest::option::of(0u32..5)), 1..6),
-            jobs in proptest::collection::vec((-2i16..3, 0usize..4), 0..40),
-            lanes in proptest::collection::vec(proptest::collection::vec(0usize..6, 0..6), 4),
-        ) {
-            let seats: Vec<Seat> = rooms
-                .iter()
-                .enumerate()
-                .map(|(index, (slots, window))| seat(index, *slots, *window))
-                .collect();
-            let lanes: Vec<Vec<usize>> = lanes
-                .into_iter()
-                .map(|lane| lane.into_iter().filter(|seat| *seat < seats.len()).collect())
-                .collect();
-            let heads: Vec<Head> = jobs
-                .iter()
-                .enumerate()
-                .map(|(number, (priority, lane))| head(number as u128, *priority, *lane))
-                .collect();
-            let bindings =
-                plan(&heads, &seats, &lanes, Strategy::RoundRobin, &mut Cursor::default());
-            let mut used = vec![0u32; seats.len()];
-            let mut bound = vec![false; heads.len()];
-            for Binding { head, seat } in &bindings {
-                prop_assert!(lanes[heads[*head].lane].contains(seat));
-                prop_assert!(!std::mem::replace(&mut bound[*head], true));
-                used[*seat] += 1;
-            }
-            for (seat, used) in seats.iter().zip(&used) {
-                prop_assert!(*used <= seat.room());
-            }
-            for (index, head) in heads.iter().enumerate().filter(|(index, _)| !bound[*index]) {
-                let idle = lanes[head.lane].iter().any(|seat| used[*seat] < seats[*seat].room());
-                prop_assert!(!idle, "job {index} waits beside a free slot");
-            }
-        }
-    }
 }

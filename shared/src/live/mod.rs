@@ -47,6 +47,11 @@ pub enum Wake {
         /// Which.
         jobs: Vec<JobId>,
     },
+    /// Jobs of these sessions ran on these accounts last.
+    Homes {
+        /// Session and account.
+        sessions: Vec<(String, AccountId)>,
+    },
 }
 
 /// What a worker says of itself with each heartbeat.

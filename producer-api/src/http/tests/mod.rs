@@ -7,4 +7,5 @@ mod forecast;
 mod jobs;
 mod quotas;
 mod refusals;
+mod routing;
 mod steering;

@@ -9,4 +9,6 @@ pub(super) mod attempt;
 pub(super) mod client;
 pub(super) mod idempotency_key;
 pub(super) mod job;
+pub(super) mod job_fallback;
 pub(super) mod job_payload;
+pub(super) mod routing;
