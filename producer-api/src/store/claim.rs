@@ -141,15 +141,7 @@ impl Store {
             claimed.waiting[head.lane] = true;
         }
         bind(&tx, &heads, &seats, &waiting, &bindings, now).await?;
-        let dispatched = bindings.iter().map(|binding| {
-            let head = &heads[binding.head];
-            (
-                claim.lanes[head.lane].key.as_str(),
-                head.priority,
-                head.fair_tag,
-            )
-        });
-        fair::advance(&tx, self.slot, dispatched).await?;
+        fair::advance(&tx, self.slot, claim.lanes, &heads, &bindings).await?;
         tx.commit().await?;
         claimed.dispatches = dispatches(&heads, &seats, waiting, &bindings)?;
         Ok(claimed)

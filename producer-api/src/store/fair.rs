@@ -11,11 +11,12 @@ use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, Statement}
 use sluice_shared::domain::{
     Lane, Time,
     fair::{Tags, UNIT},
+    route::{Binding, Head},
 };
 use uuid::Uuid;
 
 use super::{
-    Store, StoreError, Submission,
+    LaneDemand, Store, StoreError, Submission,
     bulk::{Column, Rows},
     for_update,
 };
@@ -199,17 +200,21 @@ pub(super) async fn give_back<'a>(
     Ok(())
 }
 
-/// Lets virtual time go on to what was dispatched: the lane, priority and tag of each job. It is
-/// told in every transaction that binds jobs.
-pub(super) async fn advance<'a>(
+/// Lets virtual time go on to what was dispatched.
+pub(super) async fn advance(
     tx: &DatabaseTransaction,
     slot: i64,
-    dispatched: impl Iterator<Item = (&'a str, i16, i64)>,
+    lanes: &[LaneDemand],
+    heads: &[Head],
+    bindings: &[Binding],
 ) -> Result<(), DbErr> {
     let mut clocks: BTreeMap<(&str, i16), i64> = BTreeMap::new();
-    for (lane, priority, tag) in dispatched {
-        let clock = clocks.entry((lane, priority)).or_insert(tag);
-        *clock = (*clock).max(tag);
+    for binding in bindings {
+        let head = &heads[binding.head];
+        let clock = clocks
+            .entry((&lanes[head.lane].key, head.priority))
+            .or_insert(i64::MIN);
+        *clock = (*clock).max(head.fair_tag);
     }
     let lanes = clocks.keys().map(|(lane, _)| (*lane).to_owned()).collect();
     let priorities = clocks
