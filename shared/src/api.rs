@@ -206,7 +206,8 @@ pub struct JobView {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub position: Option<u64>,
     /// When it may start, by what waits and runs now and how long jobs took lately; only when one
-    /// job is read that waits for capacity, and not when no account could run it now.
+    /// job is read that waits for capacity. Not when no account could run it now, nor when its
+    /// client's quota may hold it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub estimated_start_at: Option<Time>,
 }
@@ -243,8 +244,8 @@ pub struct Forecast {
 /// What holds jobs up.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Bottleneck {
-    /// `slots`, `cooldown`, a limit (`requests`, `input_tokens`, `output_tokens`, `cost`), or
-    /// `no_account` when none of the lane can run anything now.
+    /// `slots`, `cooldown`, a limit (`requests`, `input_tokens`, `output_tokens`, `cost`), the
+    /// client's own `max_running`, or `no_account` when none of the lane can run anything now.
     pub kind: String,
     /// At which account.
     #[serde(skip_serializing_if = "Option::is_none")]

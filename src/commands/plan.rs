@@ -139,6 +139,7 @@ fn bottleneck(bottleneck: &Bottleneck) -> String {
         bottleneck.window,
     ) {
         ("no_account", ..) => return "no account can run them now".into(),
+        ("max_running", ..) => return "the client's own max_running".into(),
         ("cooldown", ..) => "the cooldown".to_owned(),
         ("slots", Some(slots), _) => format!("the {slots} slots"),
         (kind, Some(limit), Some(window)) => format!("the limit of {limit} {kind} in {window}"),

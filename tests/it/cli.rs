@@ -160,6 +160,36 @@ async fn accounts_and_keys_are_steered() {
 }
 
 #[tokio::test]
+async fn a_batch_is_planned_and_a_quota_set() {
+    bounded(async {
+        let cluster = Cluster::embedded(ECHO).await;
+        let plan = run(&cluster, 0, &["plan", "100", "--per-hour", "500"]).await;
+        for part in ["echo", "100 jobs", "done in", "500 jobs an hour take"] {
+            assert!(plan.contains(part), "{part} is not in\n{plan}");
+        }
+        run(
+            &cluster,
+            0,
+            &["keys", "create", "few", "--max-running", "2"],
+        )
+        .await;
+        let list = run(&cluster, 0, &["keys", "list", "--json"]).await;
+        let list: serde_json::Value = serde_json::from_str(&list).unwrap();
+        let few = &list["keys"][0];
+        assert_eq!(few["quota"], serde_json::json!({ "max_running": 2 }));
+        let id = few["id"].as_str().unwrap();
+        let line = ["keys", "set", id, "--weight", "3", "--max-running", "none"];
+        run(&cluster, 0, &line).await;
+        let list = run(&cluster, 0, &["keys"]).await;
+        assert!(
+            list.contains("few") && !list.contains("2 running"),
+            "{list}"
+        );
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn the_doctor_finds_what_is_wrong_and_says_how_to_mend_it() {
     bounded(async {
         let cluster = Cluster::embedded(ECHO).await;

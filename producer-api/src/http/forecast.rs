@@ -1,6 +1,6 @@
 //! Forecasts: when jobs that wait, or would be submitted, will be done.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use axum::{
     Json,
@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     forecast::{Measured, servers_of},
-    store::{MOST_AHEAD, Place, Waiting},
+    store::{ClientRow, MOST_AHEAD, Place, Waiting},
 };
 
 const NAMES: [&str; 6] = ["jobs", "model", "account", "tags", "priority", "per_hour"];
@@ -81,8 +81,7 @@ pub(super) async fn forecast(
     let measured = edge.truth(edge.app.measured(now)).await?;
     let waiting = edge.truth(edge.app.store.waiting()).await?;
     let clients = edge.truth(edge.app.store.clients()).await?;
-    let weight = |client: &str| clients.get(client).map_or(1, |row| row.weight);
-    let work = batch(&asked, &waiting, &caller.0.name, &measured, weight);
+    let work = batch(&asked, &waiting, &caller.0.name, &measured, &clients);
     let strategy = edge.app.config.dispatch.strategy;
     // Not here, where it would keep other requests waiting.
     let view = move || view(&asked, &measured, &work, strategy, now);
@@ -125,14 +124,28 @@ fn parse(query: Option<&str>) -> Result<Asked, ApiError> {
 }
 
 /// What waits, and then the batch.
-fn batch(
+fn batch<'a>(
     asked: &Asked,
-    waiting: &[Waiting],
-    client: &str,
+    waiting: &'a [Waiting],
+    client: &'a str,
     measured: &[Measured],
-    weight: impl Fn(&str) -> u32,
+    clients: &HashMap<String, ClientRow>,
 ) -> Vec<Work> {
     let key = asked.lane.key();
+    let mut numbers: HashMap<&str, usize> = HashMap::new();
+    let mut of = |client: &'a str, lane: &Lane, priority, behind, jobs| {
+        let set = clients.get(client);
+        let number = numbers.len();
+        Work {
+            servers: servers_of(lane, measured),
+            priority,
+            client: *numbers.entry(client).or_insert(number),
+            weight: set.map_or(1, |set| set.weight),
+            most_running: set.and_then(|set| set.quota.max_running),
+            behind,
+            jobs,
+        }
+    };
     let mut behind = 0;
     let mut work = Vec::with_capacity(waiting.len() + 1);
     for waiting in waiting {
@@ -140,22 +153,16 @@ fn batch(
             behind = waiting.jobs;
         }
         if let Ok(lane) = Lane::parse(&waiting.lane) {
-            work.push(Work {
-                servers: servers_of(&lane, measured),
-                priority: waiting.priority,
-                weight: weight(&waiting.client),
-                behind: 0,
-                jobs: waiting.jobs,
-            });
+            work.push(of(
+                &waiting.client,
+                &lane,
+                waiting.priority,
+                0,
+                waiting.jobs,
+            ));
         }
     }
-    work.push(Work {
-        servers: servers_of(&asked.lane, measured),
-        priority: asked.priority,
-        weight: weight(client),
-        behind,
-        jobs: asked.jobs,
-    });
+    work.push(of(client, &asked.lane, asked.priority, behind, asked.jobs));
     work
 }
 
@@ -237,6 +244,11 @@ fn bottleneck(outlook: &Outlook, servers: &[Server], own: &[usize]) -> Option<Bo
     };
     match cause {
         Cause::Slots => {}
+        Cause::Quota => {
+            bottleneck.kind = "max_running".into();
+            bottleneck.account = None;
+            bottleneck.limit = None;
+        }
         Cause::Cooldown => {
             bottleneck.kind = "cooldown".into();
             bottleneck.limit = None;
@@ -267,7 +279,9 @@ pub(super) async fn tell(edge: &Edge, job: &mut JobView) -> Result<(), ApiError>
         return Ok(());
     };
     job.position = Some(place.ahead + 1);
-    if place.ahead < MOST_AHEAD {
+    let set = edge.truth(edge.app.store.client(&job.client)).await?;
+    let may_be_held = set.quota.max_running.is_some() || set.quota.has_budget();
+    if place.ahead < MOST_AHEAD && !may_be_held {
         let now = clock::now();
         let measured = edge.truth(edge.app.measured(now)).await?;
         let start = start_of(&place, &measured, edge.app.config.dispatch.strategy);
@@ -295,7 +309,9 @@ fn start_of(place: &Place, measured: &[Measured], strategy: Strategy) -> Option<
             work.push(Work {
                 servers,
                 priority: 1,
+                client: 0,
                 weight: 1,
+                most_running: None,
                 behind: 0,
                 jobs,
             });
@@ -304,7 +320,9 @@ fn start_of(place: &Place, measured: &[Measured], strategy: Strategy) -> Option<
     work.push(Work {
         servers: own,
         priority: 0,
+        client: 1,
         weight: 1,
+        most_running: None,
         behind: 0,
         jobs: 1,
     });

@@ -1,11 +1,8 @@
 //! Claiming: backlog jobs are bound to accounts and their slots charged, in one transaction.
 
 use std::{
-    collections::{BTreeMap, HashMap},
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicI64, Ordering},
-    },
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
@@ -26,7 +23,7 @@ use uuid::Uuid;
 use super::{
     Store, StoreError,
     bulk::{Column, Rows, Write},
-    clients, count,
+    caps, count,
     entity::account_state,
     fair, for_update, parse_json, seats,
 };
@@ -95,8 +92,8 @@ pub(super) enum Held {
 }
 
 /// A waiting job with what its message needs.
-struct Waiting {
-    client: String,
+pub(super) struct Waiting {
+    pub(super) client: String,
     attempt: u32,
     delivery: Delivery,
     timeout: Span,
@@ -137,35 +134,18 @@ impl Store {
             if most > 0 {
                 let found = match &caps {
                     None => {
-                        lock_heads(
-                            &tx,
-                            &demand.key,
-                            None,
-                            index,
-                            most,
-                            &mut heads,
-                            &mut waiting,
-                        )
-                        .await?
+                        lock_heads(&tx, demand, None, index, most, &mut heads, &mut waiting).await?
                     }
                     Some(caps) => {
-                        lock_heads_in_caps(
-                            &tx,
-                            &demand.key,
-                            caps,
-                            index,
-                            most,
-                            &mut heads,
-                            &mut waiting,
-                        )
-                        .await?
+                        caps::lock_heads(&tx, demand, caps, index, most, &mut heads, &mut waiting)
+                            .await?
                     }
                 };
                 claimed.waiting[index] = found >= most;
             }
         }
         if let Some(caps) = &caps {
-            keep_caps(caps, &mut heads, &mut waiting);
+            caps::keep(caps, &mut heads, &mut waiting);
             // Those beyond a cap were not looked at: they may wait in any of the lanes.
             claimed.waiting.fill(true);
         }
@@ -196,95 +176,6 @@ impl Store {
         claimed.lanes = lanes;
         Ok(claimed)
     }
-}
-
-/// When to ask whether any client has a limit on what it has in flight; cheap to clone. As long
-/// as none has, claims know nothing of it.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Caps {
-    none_until: Arc<AtomicI64>,
-}
-
-/// How long it holds that no client has such a limit.
-const NO_CAPS: Duration = Duration::from_secs(1);
-
-impl Caps {
-    /// A limit was set just now.
-    pub(super) fn look_again(&self) {
-        self.none_until.store(0, Ordering::Relaxed);
-    }
-}
-
-impl Store {
-    /// How many more jobs the limited clients may have dispatched; `None` when that limits
-    /// nothing in this claim.
-    pub(super) async fn caps(
-        &self,
-        tx: &DatabaseTransaction,
-        claim: &Claim<'_>,
-        now: Time,
-    ) -> Result<Option<BTreeMap<String, u32>>, StoreError> {
-        if now.as_millis() < self.caps.none_until.load(Ordering::Relaxed) {
-            return Ok(None);
-        }
-        if !clients::any_caps(tx).await? {
-            let until = (now + NO_CAPS).as_millis();
-            self.caps.none_until.store(until, Ordering::Relaxed);
-            return Ok(None);
-        }
-        let lanes: Vec<&str> = claim
-            .lanes
-            .iter()
-            .map(|demand| demand.key.as_str())
-            .collect();
-        let caps = clients::caps(tx, &lanes, now).await?;
-        let binds = |cap: &u32| usize::try_from(*cap).unwrap_or(usize::MAX) < claim.most;
-        Ok(caps.values().any(binds).then_some(caps))
-    }
-}
-
-/// Locks the first jobs of each client of a lane, so that a client at its limit keeps nobody's
-/// jobs out of sight, however many of its own stand before them.
-async fn lock_heads_in_caps(
-    tx: &DatabaseTransaction,
-    lane_key: &str,
-    caps: &BTreeMap<String, u32>,
-    lane: usize,
-    most: usize,
-    heads: &mut Vec<Head>,
-    waiting: &mut Vec<Waiting>,
-) -> Result<usize, StoreError> {
-    let mut found = 0;
-    for client in clients::clients_of_lane(tx, lane_key).await? {
-        let cap = caps
-            .get(&client)
-            .map_or(most, |cap| most.min(usize::try_from(*cap).unwrap_or(most)));
-        if cap > 0 {
-            found += lock_heads(tx, lane_key, Some(&client), lane, cap, heads, waiting).await?;
-        }
-    }
-    Ok(found)
-}
-
-/// Leaves of each limited client's jobs only those that go first, over all lanes.
-fn keep_caps(caps: &BTreeMap<String, u32>, heads: &mut Vec<Head>, waiting: &mut Vec<Waiting>) {
-    let mut left = caps.clone();
-    let mut order: Vec<usize> = (0..heads.len()).collect();
-    order.sort_unstable_by_key(|&index| {
-        let head = &heads[index];
-        (std::cmp::Reverse(head.priority), head.fair_tag, head.job)
-    });
-    let mut keep = vec![true; heads.len()];
-    for index in order {
-        if let Some(left) = left.get_mut(&waiting[index].client) {
-            keep[index] = *left > 0;
-            *left = left.saturating_sub(1);
-        }
-    }
-    let mut kept = keep.iter();
-    heads.retain(|_| kept.next().is_some_and(|keep| *keep));
-    let mut kept = keep.iter();
-    waiting.retain(|_| kept.next().is_some_and(|keep| *keep));
 }
 
 /// Locks the accounts that the lanes could use, in one order for all, and tells their room.
@@ -372,9 +263,9 @@ pub(super) fn choices(heads: &[Head], bindings: &[Binding]) -> Vec<Choice> {
 
 /// Locks the first jobs of a lane, of all clients or of one, past those that others hold. Returns
 /// how many there were.
-async fn lock_heads(
+pub(super) async fn lock_heads(
     tx: &DatabaseTransaction,
-    lane_key: &str,
+    demand: &LaneDemand,
     client: Option<&str>,
     lane: usize,
     most: usize,
@@ -397,7 +288,7 @@ async fn lock_heads(
         for_update(tx, "FOR UPDATE SKIP LOCKED")
     );
     let limit = i64::try_from(most).unwrap_or(i64::MAX);
-    let mut values: Vec<sea_orm::Value> = vec![lane_key.into(), limit.into()];
+    let mut values: Vec<sea_orm::Value> = vec![demand.key.as_str().into(), limit.into()];
     values.extend(client.map(Into::into));
     let statement = Statement::from_sql_and_values(tx.get_database_backend(), sql, values);
     let rows = tx.query_all_raw(statement).await?;

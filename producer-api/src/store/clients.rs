@@ -5,13 +5,13 @@
 //! no crash can leave anything reserved, and API processes cannot together allow more than one.
 //! Clients without a quota pay for none of it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use sea_orm::{
     ActiveValue::Set,
     ColumnTrait, Condition, ConnectionTrait, DatabaseTransaction, EntityTrait, ExprTrait,
     QueryFilter, QueryOrder, QuerySelect, Statement,
-    sea_query::{Expr, OnConflict, Query},
+    sea_query::{Expr, OnConflict},
 };
 use sluice_shared::domain::{
     JobId, Quota, Time,
@@ -210,7 +210,7 @@ async fn waiting(db: &impl ConnectionTrait, client: &str, most: u32) -> Result<u
 }
 
 /// Refuses those submissions that would break their clients' quotas, and frees their idempotency
-/// keys again. `limited` are the clients that have a quota on it.
+/// keys again. `limited` are the clients that have a quota on their jobs.
 pub(super) async fn admit(
     tx: &DatabaseTransaction,
     submissions: &[Submission],
@@ -282,24 +282,21 @@ pub(super) async fn admit(
     Ok(())
 }
 
-/// How many more jobs each limited client with jobs waiting in these lanes may have dispatched.
+/// How many more jobs each limited client with jobs waiting may have dispatched.
 /// Their rows stay locked, so that no other process allows the same room.
 pub(super) async fn caps(
     tx: &DatabaseTransaction,
-    lanes: &[&str],
     now: Time,
 ) -> Result<BTreeMap<String, u32>, StoreError> {
     let mut limited = Condition::any();
     for column in RUNNING_LIMITS {
         limited = limited.add(column.is_not_null());
     }
-    let in_lanes = Query::select()
-        .column("client")
-        .from("fair_tags")
-        .and_where(Expr::col("lane").is_in(lanes.iter().copied()))
-        .to_owned();
-    let here = client::Column::Name.in_subquery(in_lanes);
-    let rows = lock_clients(tx, Condition::all().add(limited).add(here)).await?;
+    let waits = Expr::cust(
+        "EXISTS (SELECT 1 FROM jobs WHERE jobs.client = clients.name \
+         AND jobs.state = 'queued' AND jobs.ready)",
+    );
+    let rows = lock_clients(tx, Condition::all().add(limited).add(waits)).await?;
     let mut caps = BTreeMap::new();
     if rows.is_empty() {
         return Ok(caps);
@@ -347,15 +344,25 @@ pub(super) async fn any_caps(db: &impl ConnectionTrait) -> Result<bool, StoreErr
     Ok(found.is_some())
 }
 
-/// The clients that may have jobs waiting in a lane.
+/// The clients with jobs waiting in a lane; costs a few index steps for each client with jobs
+/// waiting anywhere, however long the backlog.
 pub(super) async fn clients_of_lane(
     tx: &DatabaseTransaction,
     lane: &str,
-) -> Result<HashSet<String>, StoreError> {
+) -> Result<Vec<String>, StoreError> {
     let rows = tx
         .query_all_raw(Statement::from_sql_and_values(
             tx.get_database_backend(),
-            "SELECT DISTINCT client FROM fair_tags WHERE lane = $1",
+            "WITH RECURSIVE waiting(client) AS (\
+               SELECT (SELECT client FROM jobs WHERE state = 'queued' AND ready \
+                       ORDER BY client LIMIT 1) \
+               UNION ALL \
+               SELECT (SELECT jobs.client FROM jobs WHERE state = 'queued' AND ready \
+                       AND jobs.client > waiting.client ORDER BY jobs.client LIMIT 1) \
+               FROM waiting WHERE waiting.client IS NOT NULL) \
+             SELECT client FROM waiting WHERE EXISTS (SELECT 1 FROM jobs \
+               WHERE jobs.client = waiting.client AND jobs.lane = $1 \
+               AND jobs.state = 'queued' AND jobs.ready)",
             [lane.into()],
         ))
         .await?;

@@ -35,7 +35,7 @@ pub(super) fn slot() -> i64 {
 /// Who asks for tags: client, lane, priority.
 type Place = (String, String, i64);
 
-/// What was reserved for each place, and which of the clients have a quota on what they submit.
+/// What was reserved for each place, and which of the clients have a quota on their jobs.
 type Reserved = (BTreeMap<Place, Tags>, BTreeSet<String>);
 
 /// Reserves tags for so many jobs of each place. With `relaxed`, Postgres does not wait for the
@@ -52,21 +52,23 @@ async fn reserve(
         "WHERE TRUE"
     };
     // A lane that has run empty takes up the virtual time of its priority, or who comes to it
-    // next would go before everyone in lanes that were busy meanwhile.
+    // next would go before everyone in lanes that were busy meanwhile. (`tag + 0` keeps Postgres
+    // from walking down the index of all lanes to find the highest tag of one.)
     let sql = format!(
-        "INSERT INTO fair_tags (lane, priority, client, step, virtual_time, next) \
-         SELECT lane, priority, client, step, now, now + jobs * step FROM (\
+        ", places AS MATERIALIZED (\
            SELECT v.lane, v.priority, v.client, v.jobs, \
            {UNIT} / COALESCE((SELECT weight FROM clients WHERE name = v.client), 1) AS step, \
            COALESCE((SELECT max(seen) FROM (\
              SELECT max(virtual_time) AS seen FROM fair_tags AS f \
              WHERE f.lane = v.lane AND f.priority = v.priority \
-             UNION ALL SELECT max(tag) FROM fair_clocks AS c \
+             UNION ALL SELECT max(tag + 0) FROM fair_clocks AS c \
              WHERE c.lane = v.lane AND c.priority = v.priority \
              UNION ALL SELECT max(tag) FROM fair_clocks AS c WHERE c.priority = v.priority \
              AND NOT EXISTS (SELECT 1 FROM jobs WHERE jobs.lane = v.lane \
              AND jobs.priority = v.priority AND jobs.state = 'queued' AND jobs.ready)\
-           ) AS clocks), 0) AS now FROM v) AS places {relax} \
+           ) AS clocks), 0) AS now FROM v) \
+         INSERT INTO fair_tags (lane, priority, client, step, virtual_time, next) \
+         SELECT lane, priority, client, step, now, now + jobs * step FROM places {relax} \
          ON CONFLICT (lane, priority, client) DO UPDATE SET step = excluded.step, \
          next = excluded.next - excluded.virtual_time + CASE \
            WHEN fair_tags.next > excluded.virtual_time THEN fair_tags.next \
@@ -75,7 +77,8 @@ async fn reserve(
            THEN fair_tags.virtual_time ELSE excluded.virtual_time END \
          RETURNING client, lane, priority, next, step, \
          (SELECT count(*) FROM clients WHERE clients.name = fair_tags.client AND COALESCE(\
-         max_waiting, tokens_per_day, tokens_per_month, cost_per_day, cost_per_month) IS NOT NULL)"
+         max_waiting, max_running, tokens_per_day, tokens_per_month, cost_per_day, \
+         cost_per_month) IS NOT NULL)"
     );
     let mut reserved = BTreeMap::new();
     let mut limited = BTreeSet::new();
@@ -119,7 +122,7 @@ pub(super) struct Places {
     /// A tag for each of their jobs, in order; 0 for one whose time is to come, which gets its
     /// place then.
     pub(super) tags: Vec<Vec<i64>>,
-    /// Those of their clients that have a quota on what they submit.
+    /// Those of their clients that have a quota on their jobs.
     pub(super) limited: BTreeSet<String>,
 }
 

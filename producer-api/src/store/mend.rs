@@ -39,7 +39,7 @@ impl Store {
         let last = "SELECT max(jobs.fair_tag) FROM jobs WHERE jobs.client = fair_tags.client \
                     AND jobs.lane = fair_tags.lane AND jobs.priority = fair_tags.priority \
                     AND jobs.state = 'queued' AND jobs.ready";
-        let clock = "SELECT max(tag) FROM fair_clocks AS c \
+        let clock = "SELECT max(tag + 0) FROM fair_clocks AS c \
                      WHERE c.lane = fair_tags.lane AND c.priority = fair_tags.priority";
         let priority_clock = "SELECT max(tag) FROM fair_clocks AS c \
                               WHERE c.priority = fair_tags.priority";
@@ -81,7 +81,7 @@ impl Store {
                        (SELECT max(seen) FROM (\
                          SELECT max(v.virtual_time) AS seen FROM fair_tags AS v \
                          WHERE v.lane = f.lane AND v.priority = f.priority \
-                         UNION ALL SELECT max(c.tag) FROM fair_clocks AS c \
+                         UNION ALL SELECT max(c.tag + 0) FROM fair_clocks AS c \
                          WHERE c.lane = f.lane AND c.priority = f.priority) AS clocks) AS now \
                        FROM fair_tags AS f) AS places \
                      WHERE first < now - {slack} OR first > now + step + {slack}"

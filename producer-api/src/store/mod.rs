@@ -7,6 +7,7 @@
 mod accounts;
 mod at_once;
 mod bulk;
+mod caps;
 mod claim;
 mod clients;
 mod entity;
@@ -53,7 +54,7 @@ pub struct Store {
     read: DatabaseConnection,
     /// Where this process counts what others count, too, without waiting for them.
     slot: i64,
-    caps: claim::Caps,
+    caps: caps::Caps,
 }
 
 /// Why the truth plane did not do it.
@@ -132,7 +133,7 @@ impl Store {
             read: pool.clone(),
             write: pool,
             slot: fair::slot(),
-            caps: claim::Caps::default(),
+            caps: caps::Caps::default(),
         })
     }
 
@@ -151,7 +152,7 @@ impl Store {
             write,
             read,
             slot: fair::slot(),
-            caps: claim::Caps::default(),
+            caps: caps::Caps::default(),
         };
         store.migrate().await?;
         Ok(store)

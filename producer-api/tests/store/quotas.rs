@@ -19,6 +19,7 @@ on_every_store!(
     processes_together_take_no_more_than_a_backlog_holds,
     processes_together_run_no_more_than_a_client_may,
     a_client_at_its_limit_holds_nobody_up,
+    what_was_forgotten_of_a_place_keeps_no_job_out_of_sight,
     a_slot_comes_back_however_its_attempt_ends,
     a_budget_holds_jobs_until_it_starts_anew,
     a_refusal_costs_no_place_and_no_idempotency_key,
@@ -272,4 +273,31 @@ async fn a_refusal_costs_no_place_and_no_idempotency_key(store: Store) {
     assert_eq!(accepted, [Submitted::Accepted]);
     let bound = claim_any(&store, &accounts).await;
     assert_eq!(by_client(&store, &bound).await["full"], 10);
+}
+
+async fn what_was_forgotten_of_a_place_keeps_no_job_out_of_sight(store: Store) {
+    let accounts = [account("a", 40)];
+    store.sync_accounts(&accounts).await.unwrap();
+    let quota = Quota {
+        max_running: Some(1),
+        ..Quota::default()
+    };
+    set(&store, "few", 1, quota).await;
+    submit(&store, "few", 1).await;
+    submit(&store, "other", 1).await;
+    // All are dispatched, so nothing needs to be known of their places; then they come back.
+    let bound = claim_any(&store, &accounts).await;
+    assert_eq!(bound.len(), 2);
+    for _ in 0..2 {
+        store.mend_fair_tags(clock::now()).await.unwrap();
+    }
+    let back: Vec<Verdict> = bound
+        .iter()
+        .map(|dispatch| Verdict::Unpublished {
+            job: dispatch.job,
+            attempt: dispatch.attempt,
+        })
+        .collect();
+    settle(&store, &back).await;
+    assert_eq!(claim_any(&store, &accounts).await.len(), 2);
 }

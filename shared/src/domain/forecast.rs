@@ -105,8 +105,12 @@ pub struct Work {
     pub servers: Vec<usize>,
     /// Higher goes first.
     pub priority: i16,
+    /// Whose they are: work of one number is of one client.
+    pub client: usize,
     /// The client's weight.
     pub weight: u32,
+    /// Jobs that the client may have in flight.
+    pub most_running: Option<u32>,
     /// Jobs of the same client that wait in the same place before these.
     pub behind: u64,
     /// How many there are.
@@ -122,6 +126,8 @@ pub enum Cause {
     Cooldown,
     /// The limit with this index is used up.
     Limit(usize),
+    /// The client has as many in flight as it may, wherever they are.
+    Quota,
 }
 
 /// What will become of some work.
@@ -182,7 +188,9 @@ pub fn accounts_needed(like: &Server, per_hour: u64, strategy: Strategy, most: u
         let work = Work {
             servers: (0..servers.len()).collect(),
             priority: 0,
+            client: 0,
             weight: 1,
+            most_running: None,
             behind: 0,
             jobs,
         };
@@ -218,11 +226,16 @@ struct Run<'a> {
     cursor: Cursor,
     /// Jobs in a lump.
     lump: u64,
+    /// Whether any client may have only so many in flight.
+    has_quotas: bool,
     now: Duration,
     free: Vec<u32>,
     /// Of each server, what is in each window.
     windows: Vec<Vec<InWindow>>,
-    ends: BinaryHeap<Reverse<(Duration, usize)>>,
+    /// When slots become free: of which server, and of which client where that is known.
+    ends: BinaryHeap<Reverse<(Duration, usize, Option<usize>)>>,
+    /// Jobs in flight by client.
+    running: BTreeMap<usize, u32>,
     left: Vec<u64>,
     tags: Vec<Tags>,
     held_up: BTreeMap<(usize, Cause), Duration>,
@@ -240,7 +253,7 @@ impl<'a> Run<'a> {
             for slot in 0..busy {
                 // When each began is not known; they are taken to be evenly on their way.
                 let through = server.takes.time * (slot + 1) / (busy + 1);
-                ends.push(Reverse((through, index)));
+                ends.push(Reverse((through, index, None)));
             }
         }
         let windows = servers
@@ -275,10 +288,12 @@ impl<'a> Run<'a> {
                 .collect(),
             cursor: Cursor::default(),
             lump,
+            has_quotas: work.iter().any(|work| work.most_running.is_some()),
             now: Duration::ZERO,
             free,
             windows,
             ends,
+            running: BTreeMap::new(),
             left: work.iter().map(|work| work.jobs).collect(),
             tags,
             held_up: BTreeMap::new(),
@@ -295,7 +310,13 @@ impl<'a> Run<'a> {
         };
         let mut starts = 0;
         while self.left[target] > 0 {
-            starts += self.start();
+            loop {
+                let begun = self.start();
+                starts += begun;
+                if begun == 0 || !self.has_quotas {
+                    break;
+                }
+            }
             if self.left[target] == 0 {
                 break;
             }
@@ -314,7 +335,8 @@ impl<'a> Run<'a> {
         self.outlook.bottleneck = longest.map(|(held_up, _)| *held_up);
     }
 
-    /// Starts what the planner binds now. Gives how many lumps that were.
+    /// Starts what the planner binds now. Gives how many lumps that were. A slot that it gave to a
+    /// client beyond its quota is given to another the next time.
     fn start(&mut self) -> u64 {
         let mut seats: Vec<Seat> = (0..self.servers.len())
             .map(|server| self.seat(server))
@@ -332,7 +354,8 @@ impl<'a> Run<'a> {
                 .iter()
                 .map(|seat| u64::from(seats[*seat].room()))
                 .sum();
-            let lumps = self.left[index].div_ceil(self.lump).min(room);
+            let most = room.min(self.quota_left(index).into());
+            let lumps = self.left[index].div_ceil(self.lump).min(most);
             let mut tags = self.tags[index];
             for tag in (0..lumps).map_while(|_| tags.next()) {
                 heads.push(Head {
@@ -352,10 +375,26 @@ impl<'a> Run<'a> {
             &mut self.cursor,
             Time::EPOCH + self.now,
         );
+        let mut begun = 0;
         for binding in &bindings {
-            self.begin(owners[binding.head], binding.seat);
+            let work = owners[binding.head];
+            if self.quota_left(work) > 0 {
+                self.begin(work, binding.seat);
+                begun += 1;
+            }
         }
-        bindings.len() as u64
+        begun
+    }
+
+    /// Jobs that the client of some work may still have in flight.
+    fn quota_left(&self, work: usize) -> u32 {
+        let Work {
+            client,
+            most_running,
+            ..
+        } = self.work[work];
+        let running = self.running.get(&client).copied().unwrap_or_default();
+        most_running.map_or(u32::MAX, |most| most.saturating_sub(running))
     }
 
     fn begin(&mut self, work: usize, server: usize) {
@@ -368,7 +407,9 @@ impl<'a> Run<'a> {
             .saturating_mul(u32::try_from(jobs).unwrap_or(u32::MAX));
         let end = self.now.saturating_add(time);
         self.free[server] = self.free[server].saturating_sub(1);
-        self.ends.push(Reverse((end, server)));
+        let client = self.work[work].client;
+        self.ends.push(Reverse((end, server, Some(client))));
+        *self.running.entry(client).or_default() += 1;
         for (window, (used, sum)) in self.servers[server]
             .windows
             .iter()
@@ -426,7 +467,7 @@ impl<'a> Run<'a> {
 
     /// Goes on to the next time at which anything may start. Whether there is one.
     fn advance(&mut self, target: usize) -> bool {
-        let mut next = self.ends.peek().map(|Reverse((end, _))| *end);
+        let mut next = self.ends.peek().map(|Reverse((end, ..))| *end);
         let mut causes = Vec::new();
         for (index, server) in self
             .servers
@@ -454,17 +495,24 @@ impl<'a> Run<'a> {
         }
         let Some(next) = next else { return false };
         let next = next.max(self.now);
+        if self.quota_left(target) == 0 {
+            *self.held_up.entry((0, Cause::Quota)).or_default() += next - self.now;
+            causes.clear();
+        }
         for (server, cause) in causes {
             if self.work[target].servers.contains(&server) {
                 *self.held_up.entry((server, cause)).or_default() += next - self.now;
             }
         }
         self.now = next;
-        while let Some(Reverse((end, server))) = self.ends.peek().copied()
+        while let Some(Reverse((end, server, client))) = self.ends.peek().copied()
             && end <= next
         {
             self.ends.pop();
             self.free[server] += 1;
+            if let Some(running) = client.and_then(|client| self.running.get_mut(&client)) {
+                *running -= 1;
+            }
         }
         for (used, sum) in self.windows.iter_mut().flatten() {
             while let Some((_, amount)) = used.pop_front_if(|(leaves, _)| *leaves <= next) {

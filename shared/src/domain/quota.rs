@@ -158,18 +158,6 @@ pub fn next_month(now: Time) -> Time {
 }
 
 impl Quota {
-    /// Whether it says anything about what a client may submit.
-    #[must_use]
-    pub fn limits_submits(&self) -> bool {
-        self.max_waiting.is_some() || self.has_budget()
-    }
-
-    /// Whether it says anything about what a client may have in flight.
-    #[must_use]
-    pub fn limits_running(&self) -> bool {
-        self.max_running.is_some() || self.has_budget()
-    }
-
     /// Whether it has a budget of tokens or cost.
     #[must_use]
     pub fn has_budget(&self) -> bool {

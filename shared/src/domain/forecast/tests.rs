@@ -53,7 +53,9 @@ fn work(servers: &[usize], jobs: u64) -> Work {
     Work {
         servers: servers.to_vec(),
         priority: 0,
+        client: usize::MAX - usize::try_from(jobs).unwrap(),
         weight: 1,
+        most_running: None,
         behind: 0,
         jobs,
     }
@@ -68,11 +70,11 @@ fn finely(servers: &[Server], work: &[Work], seed: u64) -> Duration {
         used: Vec<Vec<(Duration, u64)>>,
     }
     let mut chance = Chance(seed);
-    let mut ends: Vec<(Duration, usize)> = Vec::new();
+    let mut ends: Vec<(Duration, usize, Option<usize>)> = Vec::new();
     let mut seats: Vec<Seat> = Vec::new();
     for (index, server) in servers.iter().enumerate() {
         for _ in 0..server.busy {
-            ends.push((server.takes.time.mul_f64(chance.next()), index));
+            ends.push((server.takes.time.mul_f64(chance.next()), index, None));
         }
         seats.push(Seat {
             free: server.slots - server.busy,
@@ -104,6 +106,15 @@ fn finely(servers: &[Server], work: &[Work], seed: u64) -> Duration {
         };
         let next = (0..work.len())
             .filter(|index| left[*index] > 0)
+            .filter(|index| {
+                let own = |(_, _, client): &&(Duration, usize, Option<usize>)| {
+                    *client == Some(work[*index].client)
+                };
+                let running = ends.iter().filter(own).count();
+                work[*index]
+                    .most_running
+                    .is_none_or(|most| running < most as usize)
+            })
             .filter_map(|index| {
                 let open = work[index].servers.iter().copied();
                 let open = open.filter(|server| may(&seats[*server], &servers[*server]));
@@ -122,7 +133,7 @@ fn finely(servers: &[Server], work: &[Work], seed: u64) -> Duration {
             left[index] -= 1;
             had[index] += 1.0 / f64::from(work[index].weight);
             let end = now + servers[server].takes.time.mul_f64(0.5 + chance.next());
-            ends.push((end, server));
+            ends.push((end, server, Some(work[index].client)));
             let seat = &mut seats[server];
             seat.free -= 1;
             for (window, used) in servers[server].windows.iter().zip(&mut seat.used) {
@@ -147,9 +158,9 @@ fn finely(servers: &[Server], work: &[Work], seed: u64) -> Duration {
             .flat_map(|seat| seat.used.iter().flatten())
             .map(|(at, _)| *at);
         let cools = servers.iter().map(|server| server.cooldown);
-        let times = ends.iter().map(|(at, _)| *at).chain(leaves).chain(cools);
+        let times = ends.iter().map(|(at, ..)| *at).chain(leaves).chain(cools);
         now = times.filter(|at| *at > now).min().unwrap();
-        ends.retain(|(end, server)| {
+        ends.retain(|(end, server, _)| {
             if *end <= now {
                 seats[*server].free += 1;
             }
@@ -189,6 +200,10 @@ fn scenarios() -> Vec<Scenario> {
     };
     let urgent = |mut work: Work| {
         work.priority = 1;
+        work
+    };
+    let at_most = |mut work: Work, most: u32| {
+        work.most_running = Some(most);
         work
     };
     let after = |mut work: Work, behind: u64| {
@@ -300,6 +315,16 @@ fn scenarios() -> Vec<Scenario> {
             ],
         ),
         (
+            "a client's quota",
+            vec![server(0, 8, 2.0), server(1, 8, 2.0)],
+            vec![work(&[0, 1], 3_000), at_most(work(&[0, 1], 400), 2)],
+        ),
+        (
+            "another client's quota",
+            vec![server(0, 8, 2.0)],
+            vec![at_most(work(&[0], 3_000), 3), work(&[0], 900)],
+        ),
+        (
             "lanes that overlap",
             vec![
                 server(0, 4, 2.0),
@@ -347,6 +372,11 @@ fn the_bottleneck_is_named() {
     cools.cooldown = seconds(600.0);
     assert_eq!(bottleneck(cools, 100), Some((0, Cause::Cooldown)));
     assert_eq!(bottleneck(server(0, 50, 1.0), 10), None);
+    let mut few = work(&[0], 100);
+    few.most_running = Some(2);
+    let held = forecast(&[server(0, 50, 1.0)], &[few], Strategy::default(), 1_000);
+    assert_eq!(held.bottleneck, Some((0, Cause::Quota)));
+    assert_eq!(held.end, Some(seconds(50.0)));
 }
 
 #[test]
