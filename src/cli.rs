@@ -129,7 +129,7 @@ impl Command {
             Self::List(args) => Box::pin(commands::list::run(args, &home)).await,
             Self::Cancel(args) => Box::pin(commands::cancel::run(args, &home)).await,
             Self::Retry(args) => Box::pin(commands::retry::run(args, &home)).await,
-            Self::Accounts(args) => Box::pin(commands::accounts::run(args, &home)).await,
+            Self::Accounts(args) => Box::pin(commands::accounts::run(args, config, &home)).await,
             Self::Keys(args) => Box::pin(commands::keys::run(args, &home)).await,
             Self::Health(args) => Box::pin(commands::health::run(args, &home)).await,
             Self::Doctor(args) => Box::pin(commands::doctor::run(args, config, &home)).await,

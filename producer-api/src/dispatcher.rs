@@ -177,7 +177,8 @@ async fn pass(
         return Pass::default();
     }
     let accounts: Vec<Account> = app
-        .accounts
+        .roster
+        .accounts()
         .iter()
         .filter(|account| app.workers.may_serve(&account.id))
         .cloned()

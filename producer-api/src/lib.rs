@@ -12,6 +12,7 @@ pub mod http;
 pub mod intake;
 pub mod reaper;
 pub mod redelivered;
+pub mod roster;
 pub mod store;
 pub mod submitter;
 pub mod waiters;

@@ -11,6 +11,7 @@ mod lanes;
 mod listing;
 mod observability;
 mod retries;
+mod runtime_accounts;
 mod secrets;
 mod shutdown;
 mod times;

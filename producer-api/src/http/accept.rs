@@ -196,9 +196,10 @@ impl Edge {
 fn check(app: &App, bytes: &[u8], key: Option<String>) -> Result<Checked, ApiError> {
     let api = &app.config.api;
     let now = clock::now();
+    let accounts = app.roster.accounts();
     let rules = Rules {
         max_prompt_bytes: api.max_prompt_bytes,
-        accounts: &app.accounts,
+        accounts: &accounts,
         now,
     };
     let is_array = bytes.trim_ascii_start().first() == Some(&b'[');
@@ -259,7 +260,7 @@ fn check(app: &App, bytes: &[u8], key: Option<String>) -> Result<Checked, ApiErr
 fn again(app: &App, job: JobView, request: domain::Request) -> Result<NewRow, ApiError> {
     let lane = Lane::parse(&job.lane).map_err(ApiError::internal)?;
     let mut flaws = Flaws::default();
-    lane::check(&lane, &app.accounts, &mut flaws);
+    lane::check(&lane, &app.roster.accounts(), &mut flaws);
     flaws.refuse()?;
     Ok(NewRow {
         id: JobId::generate(),

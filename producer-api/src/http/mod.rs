@@ -6,6 +6,9 @@
 //! handlers, and `openapi.json` at the root of the repository is a copy of it.
 
 mod accept;
+mod account_changes;
+mod account_settings;
+mod account_test;
 mod accounts;
 mod body;
 mod docs;
@@ -27,6 +30,7 @@ mod testing;
 #[cfg(test)]
 mod tests;
 mod trace;
+mod workers;
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -125,10 +129,20 @@ fn api() -> OpenApiRouter<Arc<Edge>> {
         .routes(routes!(jobs::get_job))
         .routes(routes!(jobs::cancel_job))
         .routes(routes!(accept::retry_job))
-        .routes(routes!(accounts::list_accounts))
-        .routes(routes!(accounts::get_account))
+        .routes(routes!(
+            accounts::list_accounts,
+            account_changes::create_account
+        ))
+        .routes(routes!(
+            accounts::get_account,
+            account_changes::change_account,
+            account_changes::remove_account
+        ))
         .routes(routes!(accounts::pause_account))
         .routes(routes!(accounts::resume_account))
+        .routes(routes!(accounts::drain_account))
+        .routes(routes!(account_test::try_account))
+        .routes(routes!(workers::list_workers))
         .routes(routes!(keys::list_keys, keys::create_key))
         .routes(routes!(keys::revoke_key))
         .routes(routes!(health::live))

@@ -7,6 +7,7 @@
 mod accounts;
 mod bulk;
 mod claim;
+mod definitions;
 mod entity;
 mod history;
 mod keys;
@@ -27,6 +28,7 @@ use sluice_shared::config::{self, Config, ConfigError};
 
 pub use accounts::AccountRow;
 pub use claim::{Claim, Claimed, LaneDemand};
+pub use definitions::{DefinitionRow, Removed};
 pub use keys::{KeyRow, Revoked};
 pub use query::{Filter, Page};
 pub use settle::{Settled, Verdict};

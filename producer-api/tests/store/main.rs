@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
+mod definitions;
 mod fresh;
 
 use std::{sync::Arc, time::Duration};
@@ -41,6 +42,7 @@ macro_rules! on_every_store {
         )+ }
     };
 }
+pub(crate) use on_every_store;
 
 on_every_store!(
     the_schema_is_complete,

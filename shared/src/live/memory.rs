@@ -12,7 +12,10 @@ use super::{
     LiveError, Piece, Presence, STREAM_LENGTH, StreamId, Wake,
     waiting::{Listeners, Waiting},
 };
-use crate::domain::{JobId, Span};
+use crate::{
+    domain::{JobId, Span},
+    roll::Roll,
+};
 
 /// What all streams together may hold. Then the oldest go first.
 const MOST_BYTES: usize = 128 * 1024 * 1024;
@@ -31,6 +34,7 @@ pub struct Memory(Arc<Inner>);
 struct Inner {
     listeners: Listeners,
     workers: Mutex<HashMap<String, (Presence, Instant)>>,
+    roll: Mutex<Option<Roll>>,
     streams: Mutex<Streams>,
     waiting: Waiting,
 }
@@ -84,6 +88,19 @@ impl Memory {
         drop(workers);
         present.sort_unstable_by(|one, other| one.worker.cmp(&other.worker));
         Ok(present)
+    }
+
+    pub(super) fn keep_roll(&self, roll: &Roll) -> Result<(), LiveError> {
+        *lock(&self.0.roll) = Some(roll.clone());
+        Ok(())
+    }
+
+    pub(super) fn roll_revision(&self) -> Result<Option<i64>, LiveError> {
+        Ok(lock(&self.0.roll).as_ref().map(|roll| roll.revision))
+    }
+
+    pub(super) fn roll(&self) -> Result<Option<Roll>, LiveError> {
+        Ok(lock(&self.0.roll).clone())
     }
 
     pub(super) fn append(&self, job: JobId, pieces: &[Piece], ttl: Span) -> Result<(), LiveError> {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use sluice_shared::{
     domain::{JobId, Span, Time},
     live::{Live, Piece, Presence, StreamId, Wake},
+    roll::{Entry, Roll},
 };
 use tokio::time::Instant;
 
@@ -39,6 +40,7 @@ on_every_live_plane!(
     many_readers_of_one_stream_are_woken,
     a_wait_ends_without_news,
     a_stream_ends_with_its_time,
+    the_roll_is_kept_until_it_is_replaced,
     it_is_ready,
 );
 
@@ -60,6 +62,8 @@ pub(crate) fn presence() -> Presence {
         since: Time::from_millis(1),
         beat_at: Time::from_millis(2),
         accounts: vec!["one".parse().unwrap()],
+        serves_all: false,
+        troubles: Default::default(),
         in_flight: vec![(JobId::generate(), 1)],
     }
 }
@@ -231,4 +235,23 @@ async fn a_stream_ends_with_its_time(live: Live) {
 
 async fn it_is_ready(live: Live) {
     live.ready().await.unwrap();
+}
+
+async fn the_roll_is_kept_until_it_is_replaced(live: Live) {
+    let roll = |revision: i64, names: &[&str]| {
+        let entry = |name: &&str| {
+            let sealed = format!("v1.{name}");
+            (name.parse().unwrap(), Entry { revision, sealed })
+        };
+        Roll {
+            revision,
+            accounts: names.iter().map(entry).collect(),
+        }
+    };
+    // Whatever another run of the tests has left there goes first.
+    for roll in [roll(7, &["one", "two"]), roll(8, &["two"]), roll(9, &[])] {
+        live.keep_roll(&roll).await.unwrap();
+        assert_eq!(live.roll_revision().await.unwrap(), Some(roll.revision));
+        assert_eq!(live.roll().await.unwrap(), Some(roll));
+    }
 }
