@@ -132,7 +132,7 @@ impl Command {
             Self::Cancel(args) => Box::pin(commands::cancel::run(args, &home)).await,
             Self::Retry(args) => Box::pin(commands::retry::run(args, &home)).await,
             Self::Plan(args) => Box::pin(commands::plan::run(args, &home)).await,
-            Self::Accounts(args) => Box::pin(commands::accounts::run(args, &home)).await,
+            Self::Accounts(args) => Box::pin(commands::accounts::run(args, config, &home)).await,
             Self::Routing(args) => Box::pin(commands::routing::run(args, &home)).await,
             Self::Keys(args) => Box::pin(commands::keys::run(args, &home)).await,
             Self::Health(args) => Box::pin(commands::health::run(args, &home)).await,

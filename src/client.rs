@@ -15,8 +15,9 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::de::DeserializeOwned;
 use sluice_shared::{
     api::{
-        AccountList, AccountView, CreatedKey, Forecast, Health, JobPage, JobView, KeyChange,
-        KeyList, KeyView, NewJob, NewKey, NewRouting, Problem, Receipt, Receipts, RoutingView,
+        AccountChange, AccountList, AccountTest, AccountView, CreatedKey, Forecast, Health,
+        JobPage, JobView, KeyChange, KeyList, KeyView, NewAccount, NewJob, NewKey, NewRouting,
+        Problem, Receipt, Receipts, RoutingView,
     },
     domain::{AccountId, JobId},
 };
@@ -283,6 +284,73 @@ impl Client {
             .await
     }
 
+    /// An account.
+    ///
+    /// # Errors
+    /// When there is no such account, or the API cannot be asked.
+    pub async fn account(&self, id: &AccountId) -> Result<AccountView, ClientError> {
+        self.answer(self.request(Method::GET, &format!("api/accounts/{id}")))
+            .await
+    }
+
+    /// Makes an account.
+    ///
+    /// # Errors
+    /// When the API says no, or cannot be asked.
+    pub async fn add_account(&self, account: &NewAccount) -> Result<AccountView, ClientError> {
+        self.answer(self.request(Method::POST, "api/accounts").json(account))
+            .await
+    }
+
+    /// Changes an account that was made by the API.
+    ///
+    /// # Errors
+    /// When the API says no, or cannot be asked.
+    pub async fn change_account(
+        &self,
+        id: &AccountId,
+        change: &AccountChange,
+    ) -> Result<AccountView, ClientError> {
+        let request = self.request(Method::PATCH, &format!("api/accounts/{id}"));
+        self.answer(request.json(change)).await
+    }
+
+    /// Removes an account that was made by the API.
+    ///
+    /// # Errors
+    /// When there is no such account, it is not empty, or the API cannot be asked.
+    pub async fn remove_account(&self, id: &AccountId) -> Result<(), ClientError> {
+        self.done(self.request(Method::DELETE, &format!("api/accounts/{id}")))
+            .await
+    }
+
+    /// Takes no new jobs for the account, and waits that long until it is empty.
+    ///
+    /// # Errors
+    /// When there is no such account, or the API cannot be asked.
+    pub async fn drain(
+        &self,
+        id: &AccountId,
+        wait: Option<Duration>,
+    ) -> Result<AccountView, ClientError> {
+        let mut request = self.request(Method::POST, &format!("api/accounts/{id}/drain"));
+        if let Some(wait) = wait {
+            request = request
+                .query(&[("wait", humantime::format_duration(wait).to_string())])
+                .timeout(wait + REQUEST_TIMEOUT);
+        }
+        self.answer(request).await
+    }
+
+    /// Makes one tiny real call on the account.
+    ///
+    /// # Errors
+    /// When there is no such account, no worker serves it, or the API cannot be asked.
+    pub async fn try_account(&self, id: &AccountId) -> Result<AccountTest, ClientError> {
+        self.answer(self.request(Method::POST, &format!("api/accounts/{id}/test")))
+            .await
+    }
+
     /// Every API key, without the secrets.
     ///
     /// # Errors
@@ -314,13 +382,8 @@ impl Client {
     /// # Errors
     /// When there is no such key, or the API cannot be asked.
     pub async fn revoke_key(&self, id: Uuid) -> Result<(), ClientError> {
-        let request = self.request(Method::DELETE, &format!("api/keys/{id}"));
-        let response = self.send(request).await?;
-        if response.status().is_success() {
-            Ok(())
-        } else {
-            Err(self.refusal(response).await)
-        }
+        self.done(self.request(Method::DELETE, &format!("api/keys/{id}")))
+            .await
     }
 
     /// How the whole is doing. A server that is down says so with a 503, which is an answer too.
@@ -364,6 +427,16 @@ impl Client {
         let response = self.send(request).await?;
         if response.status().is_success() {
             self.body(response).await
+        } else {
+            Err(self.refusal(response).await)
+        }
+    }
+
+    /// For an answer without a body.
+    async fn done(&self, request: RequestBuilder) -> Result<(), ClientError> {
+        let response = self.send(request).await?;
+        if response.status().is_success() {
+            Ok(())
         } else {
             Err(self.refusal(response).await)
         }

@@ -15,7 +15,9 @@ use sluice_producer_api::{
 use sluice_shared::{
     broker::Broker,
     config::{AccountConfig, Config, Provider, Simulated},
+    domain::AccountId,
     live::Live,
+    seal::MasterKey,
 };
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -45,13 +47,13 @@ pub async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
     }
 }
 
-/// Adds the trial account when the configuration has no account at all. Whether it did.
+/// Adds the trial account when the configuration has no account at all. Gives its name if so.
 ///
 /// # Errors
 /// Never, as long as its name is one.
-pub fn add_trial_account(config: &mut Config) -> anyhow::Result<bool> {
+pub fn add_trial_account(config: &mut Config) -> anyhow::Result<Option<AccountId>> {
     if !config.accounts.is_empty() {
-        return Ok(false);
+        return Ok(None);
     }
     let account = AccountConfig {
         models: Vec::new(),
@@ -61,8 +63,9 @@ pub fn add_trial_account(config: &mut Config) -> anyhow::Result<bool> {
         weight: 1,
         provider: Provider::Simulated(Simulated::default()),
     };
-    config.accounts.insert(TRIAL_ACCOUNT.parse()?, account);
-    Ok(true)
+    let id: AccountId = TRIAL_ACCOUNT.parse()?;
+    config.accounts.insert(id.clone(), account);
+    Ok(Some(id))
 }
 
 /// The embedded mode: everything in one process, the data in one folder.
@@ -71,27 +74,52 @@ pub struct Embedded {
     config: Config,
     home: Home,
     store: Store,
+    master_key: MasterKey,
+    trial: Option<AccountId>,
     /// The first admin key, when it was made just now: to be shown once.
     pub first_key: Option<SecretString>,
 }
 
 impl Embedded {
-    /// Opens the data folder, which must be locked, and makes the first admin key.
+    /// Opens the data folder, which must be locked, and makes the first admin key and the master
+    /// key. When there is no account at all, a trial one is added.
     ///
     /// # Errors
-    /// When the database or the key cannot be opened or made.
-    pub async fn open(config: Config, home: &Home) -> anyhow::Result<Self> {
+    /// When the database or a key cannot be opened or made.
+    pub async fn open(mut config: Config, home: &Home) -> anyhow::Result<Self> {
+        let master_key = MasterKey::find_or_make(home.path())?;
         let path = home.database()?;
         let store = Store::sqlite(&path)
             .await
             .with_context(|| path.display().to_string())?;
         let first_key = first_key(&store, home.path()).await?;
+        let made_at_run_time = store.accounts().await?;
+        let made_at_run_time = made_at_run_time.iter().any(|row| row.definition.is_some());
+        let trial = if made_at_run_time {
+            None
+        } else {
+            add_trial_account(&mut config)?
+        };
         Ok(Self {
             config,
             home: home.clone(),
             store,
+            master_key,
+            trial,
             first_key,
         })
+    }
+
+    /// The configuration, with the trial account if there is one.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Whether there is only a made-up account, to try things out.
+    #[must_use]
+    pub fn is_trial(&self) -> bool {
+        self.trial.is_some()
     }
 
     /// Runs the API and a worker until `shutdown`. The worker ends first: what it still sends is
@@ -109,6 +137,8 @@ impl Embedded {
             config,
             home,
             store,
+            master_key,
+            trial,
             first_key: _,
         } = self;
         let broker = Broker::in_process();
@@ -121,6 +151,7 @@ impl Embedded {
             broker: broker.clone(),
             live: live.clone(),
             metrics: None,
+            master_key: Some(master_key.clone()),
         };
         let worker = async {
             let ended = worker.run(stop_worker.clone()).await;
@@ -133,6 +164,8 @@ impl Embedded {
             broker: broker.clone(),
             live,
             metrics,
+            master_key: Some(master_key),
+            trial,
         };
         let api = async {
             let ended = Box::pin(serve(parts, listener, stop_api.clone())).await;
@@ -156,6 +189,7 @@ pub async fn api(
     metrics: PrometheusHandle,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
+    let master_key = MasterKey::find(home.path())?;
     let broker = Broker::connect(&config.rabbitmq, "sluice-api").await?;
     let live = Live::connect(&config.redis)?;
     let Some(store) = or_stopped(&shutdown, migrated(&config)).await.transpose()? else {
@@ -173,6 +207,8 @@ pub async fn api(
         broker: broker.clone(),
         live,
         metrics,
+        master_key,
+        trial: None,
     };
     let ended = Box::pin(serve(parts, listener, shutdown)).await;
     broker.close().await;
@@ -189,6 +225,7 @@ pub async fn worker(
     metrics: PrometheusHandle,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
+    let master_key = MasterKey::find(home.path())?;
     let broker = Broker::connect(&config.rabbitmq, "sluice-worker").await?;
     let live = Live::connect(&config.redis)?;
     let worker = Worker {
@@ -197,6 +234,7 @@ pub async fn worker(
         broker: broker.clone(),
         live,
         metrics: Some(metrics),
+        master_key,
     };
     let ended = Box::pin(worker.run(shutdown)).await;
     broker.close().await;
@@ -251,7 +289,7 @@ mod tests {
     #[test]
     fn the_trial_account_comes_only_when_there_is_no_other() {
         let mut config = Config::from_toml("").unwrap();
-        assert!(add_trial_account(&mut config).unwrap());
+        assert!(add_trial_account(&mut config).unwrap().is_some());
         assert_eq!(
             config
                 .accounts
@@ -260,9 +298,9 @@ mod tests {
                 .collect::<Vec<_>>(),
             ["demo"]
         );
-        assert!(!add_trial_account(&mut config).unwrap());
+        assert!(add_trial_account(&mut config).unwrap().is_none());
         let mut config = Config::from_toml("[accounts.a]\nprovider = \"simulated\"").unwrap();
-        assert!(!add_trial_account(&mut config).unwrap());
+        assert!(add_trial_account(&mut config).unwrap().is_none());
         assert_eq!(config.accounts.len(), 1);
     }
 

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use metrics::{Counter, Gauge, Histogram};
-use sluice_shared::domain::AccountId;
+use sluice_shared::{config::AccountConfig, domain::AccountId};
 
 use crate::provider::Provider;
 
@@ -20,13 +20,12 @@ pub(crate) struct Account {
 }
 
 impl Account {
-    /// `kind` is the provider's name in the configuration.
-    pub(crate) fn new(id: AccountId, kind: &str, provider: Provider, concurrency: u16) -> Self {
-        let meters = Meters::new(&id, kind);
+    pub(crate) fn new(id: AccountId, config: &AccountConfig, provider: Provider) -> Self {
+        let meters = Meters::new(&id, config.provider.name());
         Self {
             id,
             provider,
-            concurrency,
+            concurrency: u16::try_from(config.max_concurrency).unwrap_or(u16::MAX),
             meters,
             consumed: AtomicBool::new(false),
         }

@@ -18,23 +18,33 @@ use crate::{
 /// Deliveries taken at once.
 const BATCH: usize = 64;
 
+/// Why the consumption of a queue ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// It was asked for.
+    Left,
+    /// The broker was closed.
+    Closed,
+    /// The broker refuses the queue, which someone must mend.
+    Refused,
+}
+
 /// Consumes until `drain` is cancelled or the broker is closed, then waits for what it has begun.
-/// The attempts end with it: dropped, it leaves none behind. False when the broker refuses the
-/// queue, which someone must mend.
+/// The attempts end with it: dropped, it leaves none behind.
 pub(crate) async fn run(
     engine: Arc<Engine>,
     account: Arc<Account>,
     drain: CancellationToken,
-) -> bool {
+) -> Ended {
     let consumed = tokio::select! {
-        () = drain.cancelled() => return true,
+        () = drain.cancelled() => return Ended::Left,
         consumed = engine.broker.consume(&account.id, account.concurrency) => consumed,
     };
     let mut consumer = match consumed {
         Ok(consumer) => consumer,
         Err(error) => {
             tracing::error!(account = %account.id, %error, "this account is not served");
-            return false;
+            return Ended::Refused;
         }
     };
     let number = engine.hands.admit(consumer.acker());
@@ -42,9 +52,9 @@ pub(crate) async fn run(
     engine.presence_changed.notify_one();
     let mut attempts = JoinSet::new();
     let mut batch = Vec::with_capacity(BATCH);
-    loop {
+    let ended = loop {
         tokio::select! {
-            () = drain.cancelled() => break,
+            () = drain.cancelled() => break Ended::Left,
             Some(ended) = attempts.join_next() => {
                 check(ended);
                 while let Some(ended) = attempts.try_join_next() {
@@ -53,19 +63,19 @@ pub(crate) async fn run(
             }
             count = consumer.next_many(&mut batch, BATCH) => {
                 if count == 0 {
-                    break;
+                    break Ended::Closed;
                 }
                 receive(&engine, &account, number, &mut batch, &mut attempts).await;
             }
         }
-    }
-    // What has come and was not looked at is answered as unrun, which counts against nobody; what
-    // comes later still goes back to the queue.
-    while engine.hands.is_draining()
-        && consumer
-            .next_many(&mut batch, BATCH)
-            .now_or_never()
-            .is_some_and(|count| count > 0)
+    };
+    // What has come and was not looked at is run when only this account is left, and when the
+    // worker stops it is answered as unrun, which counts against nobody; what comes later still
+    // goes back to the queue.
+    while consumer
+        .next_many(&mut batch, BATCH)
+        .now_or_never()
+        .is_some_and(|count| count > 0)
     {
         receive(&engine, &account, number, &mut batch, &mut attempts).await;
     }
@@ -75,7 +85,10 @@ pub(crate) async fn run(
     while let Some(ended) = attempts.join_next().await {
         check(ended);
     }
-    true
+    if !engine.hands.is_draining() {
+        engine.hands.dismiss(number).await;
+    }
+    ended
 }
 
 async fn receive(

@@ -3,24 +3,46 @@
 use std::{sync::Arc, time::Duration};
 
 use sluice_shared::message::Control;
+use tokio::task::JoinSet;
 
-use crate::engine::Engine;
+use crate::{engine::Engine, test_call};
 
 /// How long to wait after the broker refused.
 const PAUSE: Duration = Duration::from_secs(5);
 
+/// Tests of accounts at once, at most; the others are not made, which whoever asked will see.
+const MOST_TESTS: usize = 8;
+
 /// Does what it is told until the broker is closed.
 pub(crate) async fn run(engine: Arc<Engine>) {
+    let mut tests = JoinSet::new();
     loop {
         match engine.broker.controls().await {
             Ok(mut controls) => {
-                while let Some(Control::Cancel { job, attempt }) = controls.recv().await {
-                    engine.hands.cancel((job, attempt));
+                while let Some(control) = controls.recv().await {
+                    obey(&engine, control, &mut tests);
                 }
                 return;
             }
             Err(error) => tracing::error!(%error, "cancels cannot be heard"),
         }
         tokio::time::sleep(PAUSE).await;
+    }
+}
+
+fn obey(engine: &Arc<Engine>, control: Control, tests: &mut JoinSet<()>) {
+    match control {
+        Control::Cancel { job, attempt } => engine.hands.cancel((job, attempt)),
+        Control::Accounts => engine.roll_changed.notify_one(),
+        Control::Test {
+            worker,
+            account,
+            test,
+        } => {
+            while tests.try_join_next().is_some() {}
+            if worker == engine.name && tests.len() < MOST_TESTS {
+                tests.spawn(test_call::run(engine.clone(), account, test));
+            }
+        }
     }
 }

@@ -10,20 +10,21 @@ use crate::{
     hands::Hands,
     outage::Outage,
     replies::{self, Publisher, Replies},
+    services::Services,
     streams::Streams,
 };
 
 /// Attempts that have left the worker's hands and are remembered, at most and at least. A lost
 /// connection can bring back as many as a consumer may hold.
 const MOST_DONE: usize = 65_536;
-const LEAST_DONE: usize = 1_024;
+const LEAST_DONE: usize = 16_384;
 
 /// One worker's parts.
 #[derive(Debug)]
 pub(crate) struct Engine {
     pub(crate) name: String,
     pub(crate) settings: config::Worker,
-    pub(crate) accounts: Vec<Arc<Account>>,
+    pub(crate) services: Services,
     pub(crate) broker: Broker,
     pub(crate) live: Live,
     pub(crate) hands: Arc<Hands>,
@@ -31,6 +32,10 @@ pub(crate) struct Engine {
     pub(crate) streams: Streams,
     /// The accounts that it consumes are others than before.
     pub(crate) presence_changed: Notify,
+    /// There may be a newer roll of accounts.
+    pub(crate) roll_changed: Notify,
+    /// Whether it serves every account that is made at run time.
+    pub(crate) serves_all: bool,
 }
 
 impl Engine {
@@ -53,20 +58,21 @@ impl Engine {
         let engine = Self {
             name,
             settings,
-            accounts,
+            services: Services::new(accounts),
             broker,
             streams: Streams::new(live.clone()),
             live,
             hands,
             replies,
             presence_changed: Notify::new(),
+            roll_changed: Notify::new(),
+            serves_all: false,
         };
         (engine, publisher)
     }
 
     /// The accounts whose queues it consumes now.
     pub(crate) fn consumed(&self) -> Vec<AccountId> {
-        let consumed = self.accounts.iter().filter(|account| account.is_consumed());
-        consumed.map(|account| account.id.clone()).collect()
+        self.services.consumed()
     }
 }

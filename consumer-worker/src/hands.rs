@@ -40,6 +40,9 @@ const ANNOUNCE_AFTER: Duration = Duration::from_millis(100);
 /// Cancels of attempts that are not here (yet) that are remembered.
 const MOST_CANCELS: usize = 10_000;
 
+/// How often it is looked whether a consumer can be let go.
+const DISMISSAL: Duration = Duration::from_millis(500);
+
 /// What a provider may take beyond its timeout, which it keeps itself, before it is stopped.
 const OVERTIME: Duration = Duration::from_secs(10);
 
@@ -59,7 +62,8 @@ struct State {
     /// Replied, confirmed and acked; kept since the ack itself may be lost with the connection.
     done: Recent,
     cancelled: Recent,
-    ackers: Vec<Acker>,
+    /// One for each consumer there ever was; none for those that are dismissed.
+    ackers: Vec<Option<Acker>>,
 }
 
 #[derive(Debug)]
@@ -128,8 +132,29 @@ impl Hands {
     /// Takes a consumer on; the number names it in each [`Hold`].
     pub(crate) fn admit(&self, acker: Acker) -> usize {
         let mut state = self.lock();
-        state.ackers.push(acker);
+        state.ackers.push(Some(acker));
         state.ackers.len() - 1
+    }
+
+    /// Lets go of a consumer that gets no more, once nothing is in hand that came by it.
+    pub(crate) async fn dismiss(&self, consumer: usize) {
+        let came_by_it = |hold: &Hold| hold.consumer == consumer;
+        while !self.is_draining() {
+            // The pause first: the last acks are on their way when the last attempt is settled.
+            tokio::time::sleep(DISMISSAL).await;
+            let mut state = self.lock();
+            let mut holds = state
+                .attempts
+                .values()
+                .flat_map(|entry| entry.hold.iter().chain(&entry.more));
+            if !holds.any(came_by_it) {
+                let acker = state.ackers.get_mut(consumer).and_then(Option::take);
+                drop(state);
+                // Outside the lock: the broker has one of its own.
+                drop(acker);
+                return;
+            }
+        }
     }
 
     /// Takes deliveries of a consumer and says what is to be done with each; those of attempts
@@ -283,7 +308,7 @@ impl Hands {
             tags[hold.consumer].push(hold.tag);
         }
         for (consumer, tags) in tags.iter().enumerate().filter(|(_, tags)| !tags.is_empty()) {
-            let acker = self.lock().ackers.get(consumer).cloned();
+            let acker = self.lock().ackers.get(consumer).cloned().flatten();
             if let Some(acker) = acker {
                 acker.ack(tags).await;
             }

@@ -153,13 +153,13 @@ mod tests {
     async fn the_status_says_whether_it_takes_jobs() {
         let engine = engine(Broker::in_process());
         assert_eq!(report(&engine).await.status, Status::Unavailable);
-        engine.accounts[0].set_consumed(true);
+        engine.services.all()[0].set_consumed(true);
         assert_eq!(report(&engine).await.status, Status::Ok);
         engine.hands.drain();
         assert_eq!(report(&engine).await.status, Status::Draining);
 
         let cut_off = super::tests::engine(absent_broker().await);
-        cut_off.accounts[0].set_consumed(true);
+        cut_off.services.all()[0].set_consumed(true);
         let report = report(&cut_off).await;
         assert_eq!(
             (report.status, report.broker),
@@ -172,7 +172,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let engine = engine(Broker::in_process());
-        engine.accounts[0].set_consumed(true);
+        engine.services.all()[0].set_consumed(true);
         let stop = CancellationToken::new();
         let mut server = JoinSet::new();
         server.spawn(serve(listener, engine.clone(), None, stop.clone()));

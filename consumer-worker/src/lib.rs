@@ -9,6 +9,7 @@
 //!               └─▶ attempt ──▶ provider ──▶ streams ──▶ live plane
 //!                     └─▶ replies (confirmed) ──▶ hands: ack
 //! watch: announces what runs long, and leases it        presence: says what is in hand
+//! learn: accounts that come and go at run time
 //! ```
 
 mod account;
@@ -18,11 +19,14 @@ mod control;
 mod engine;
 mod hands;
 mod health;
+mod learn;
 mod outage;
 mod presence;
 pub mod provider;
 mod replies;
+mod services;
 mod streams;
+mod test_call;
 #[cfg(test)]
 mod testing;
 mod watch;

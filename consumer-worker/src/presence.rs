@@ -52,6 +52,8 @@ fn presence(engine: &Engine, host: String, since: Time) -> Presence {
         since,
         beat_at: clock::now(),
         accounts: engine.consumed(),
+        serves_all: engine.serves_all,
+        troubles: engine.services.troubles(),
         in_flight: engine.hands.keys(),
     }
 }

@@ -9,6 +9,7 @@ use sluice_shared::{
     domain::{AccountId, Delivery, JobId, Outcome, Request, Span},
     live::{Live, Presence},
     message::{Dispatch, Reply, Report, VERSION},
+    seal::MasterKey,
 };
 use tokio::{task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
@@ -40,6 +41,17 @@ impl Rig {
     }
 
     pub(crate) async fn start_on(broker: Broker, live: Live, settings: &str, worker: &str) -> Self {
+        Self::start_with(broker, live, settings, worker, None).await
+    }
+
+    /// With what opens accounts that are made at run time.
+    pub(crate) async fn start_with(
+        broker: Broker,
+        live: Live,
+        settings: &str,
+        worker: &str,
+        master_key: Option<MasterKey>,
+    ) -> Self {
         let replies = broker.replies(64).await.unwrap();
         let config = configured(settings, worker);
         let shutdown = CancellationToken::new();
@@ -54,6 +66,7 @@ impl Rig {
                 broker,
                 live,
                 metrics: None,
+                master_key,
             }
             .run(shutdown)
             .await
@@ -158,8 +171,9 @@ pub(crate) fn account_id() -> AccountId {
 pub(crate) fn account(settings: &str) -> Arc<Account> {
     let config = configured(settings, "");
     let id = account_id();
-    let provider = Provider::build(&id, &config.accounts[&id], Path::new("."), 1 << 20).unwrap();
-    Arc::new(Account::new(id, "simulated", provider, 8))
+    let config = &config.accounts[&id];
+    let provider = Provider::build(&id, config, Path::new("."), 1 << 20).unwrap();
+    Arc::new(Account::new(id, config, provider))
 }
 
 /// A new job's first attempt.

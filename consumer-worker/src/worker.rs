@@ -1,11 +1,14 @@
 //! A worker from its start to its orderly end.
 
-use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{collections::HashMap, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use metrics_exporter_prometheus::PrometheusHandle;
-use sluice_shared::{broker::Broker, config::Config, live::Live};
+use sluice_shared::{
+    broker::Broker, config::Config, domain::AccountId, live::Live, seal::MasterKey,
+};
 use tokio::{
     net::TcpListener,
+    sync::mpsc,
     task::{JoinError, JoinSet},
     time::timeout,
 };
@@ -14,9 +17,12 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     account::{Account, describe_metrics},
     attempt::{Cause, STOP_GRACE},
-    consume, control,
+    consume::{self, Ended},
+    control,
     engine::Engine,
-    health, presence,
+    health,
+    learn::{Change, Learner},
+    presence,
     provider::Provider,
     replies::Publisher,
     watch,
@@ -45,6 +51,8 @@ pub struct Worker<'a> {
     pub live: Live,
     /// This process's metrics, to be shown at `worker.health_listen`.
     pub metrics: Option<PrometheusHandle>,
+    /// What opens the accounts that are made at run time; without it none of them is served.
+    pub master_key: Option<MasterKey>,
 }
 
 /// Why a worker does not run.
@@ -52,8 +60,8 @@ pub struct Worker<'a> {
 pub enum WorkerError {
     /// No account at all.
     #[error(
-        "this worker has no account to serve: add one to the configuration, or mend what was \
-         logged above"
+        "this worker has no account to serve: add one to the configuration, mend what was logged \
+         above, or give it the API's SLUICE_MASTER_KEY to serve accounts that are made at run time"
     )]
     NothingToServe,
     /// The health server's address cannot be had.
@@ -86,6 +94,7 @@ pub async fn run(
         broker,
         live,
         metrics: None,
+        master_key: None,
     }
     .run(shutdown)
     .await?)
@@ -100,19 +109,39 @@ impl Worker<'_> {
     /// When it cannot serve a single account, or its health server's address cannot be had.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), WorkerError> {
         describe_metrics();
-        let accounts = self.accounts()?;
+        let (accounts, troubles) = self.accounts();
+        let learns = self.master_key.is_some();
+        if accounts.is_empty() && !learns {
+            return Err(WorkerError::NothingToServe);
+        }
         let health = self.listener().await?;
         let settings = self.config.worker.clone();
+        let serves_all = learns && settings.accounts.iter().any(|name| name == "*");
         let name = match settings.id.as_str() {
             "" => format!("{}-{}", presence::host(), std::process::id()),
             id => id.to_owned(),
         };
         let (engine, publisher) = Engine::new(name, settings, accounts, self.broker, self.live);
-        let engine = Arc::new(engine);
+        for (id, trouble) in troubles {
+            engine.services.trouble(&id, trouble);
+        }
+        let engine = Arc::new(Engine {
+            serves_all,
+            ..engine
+        });
+        let (changes, changed) = mpsc::unbounded_channel();
+        let learner = Learner::new(
+            engine.clone(),
+            self.master_key,
+            self.home.to_owned(),
+            self.config.accounts.keys().cloned().collect(),
+            changes,
+        );
 
         let mut crew = JoinSet::new();
         crew.spawn(watch::run(engine.clone()));
         crew.spawn(control::run(engine.clone()));
+        crew.spawn(learner.run());
         if let Some(metrics) = self.metrics.clone() {
             crew.spawn(keep_up(metrics));
         }
@@ -128,10 +157,10 @@ impl Worker<'_> {
                 stop.clone(),
             ));
         }
-        let mut shift = Shift::begin(engine.clone(), publisher);
+        let mut shift = Shift::begin(engine.clone(), publisher, changed, learns);
         tracing::info!(
             worker = engine.name,
-            accounts = engine.accounts.len(),
+            accounts = engine.services.all().len(),
             "worker started"
         );
 
@@ -148,32 +177,27 @@ impl Worker<'_> {
         result
     }
 
-    /// The accounts that it can serve; says why of those that it cannot.
-    fn accounts(&self) -> Result<Vec<Arc<Account>>, WorkerError> {
+    /// The accounts of the configuration that it can serve, and why it cannot serve the others.
+    fn accounts(&self) -> (Vec<Arc<Account>>, Vec<(AccountId, String)>) {
         let config = self.config;
         let wanted = &config.worker.accounts;
-        let mut accounts = Vec::new();
+        let (mut accounts, mut troubles) = (Vec::new(), Vec::new());
         for (id, account) in &config.accounts {
             if !wanted.iter().any(|name| name == "*" || name == id.as_str()) {
                 continue;
             }
-            let kind = account.provider.name();
             match Provider::build(id, account, self.home, config.worker.max_output_bytes) {
                 Ok(provider) => {
-                    let concurrency = u16::try_from(account.max_concurrency).unwrap_or(u16::MAX);
-                    let account = Account::new(id.clone(), kind, provider, concurrency);
+                    let account = Account::new(id.clone(), account, provider);
                     accounts.push(Arc::new(account));
                 }
                 Err(error) => {
                     tracing::error!(account = %id, %error, "this account is not served");
+                    troubles.push((id.clone(), error.to_string()));
                 }
             }
         }
-        if accounts.is_empty() {
-            Err(WorkerError::NothingToServe)
-        } else {
-            Ok(accounts)
-        }
+        (accounts, troubles)
     }
 
     async fn listener(&self) -> Result<Option<TcpListener>, WorkerError> {
@@ -192,47 +216,97 @@ impl Worker<'_> {
 /// The consumers and what sends their replies.
 struct Shift {
     engine: Arc<Engine>,
-    consumers: JoinSet<bool>,
+    consumers: JoinSet<Ended>,
+    /// What ends the consumption of each account's queue.
+    leave: HashMap<AccountId, CancellationToken>,
+    changes: mpsc::UnboundedReceiver<Change>,
+    /// Accounts may still come.
+    learns: bool,
     publishing: JoinSet<()>,
     drain: CancellationToken,
     flush: CancellationToken,
     /// Some consumer was open.
     served: bool,
+    /// The broker was closed.
+    closed: bool,
 }
 
 impl Shift {
-    fn begin(engine: Arc<Engine>, publisher: Publisher) -> Self {
-        let drain = CancellationToken::new();
+    fn begin(
+        engine: Arc<Engine>,
+        publisher: Publisher,
+        changes: mpsc::UnboundedReceiver<Change>,
+        learns: bool,
+    ) -> Self {
         let flush = CancellationToken::new();
         let mut publishing = JoinSet::new();
         publishing.spawn(publisher.run(flush.clone()));
-        let mut consumers = JoinSet::new();
-        for account in &engine.accounts {
-            consumers.spawn(consume::run(engine.clone(), account.clone(), drain.clone()));
-        }
-        Self {
+        let mut shift = Self {
             engine,
-            consumers,
+            consumers: JoinSet::new(),
+            leave: HashMap::new(),
+            changes,
+            learns,
             publishing,
-            drain,
+            drain: CancellationToken::new(),
             flush,
             served: false,
+            closed: false,
+        };
+        for account in shift.engine.services.all() {
+            shift.serve(account);
+        }
+        shift
+    }
+
+    /// Consumes the account's queue. The consumer of one of the same name that was there before
+    /// ends only then, so that there is no gap.
+    fn serve(&mut self, account: Arc<Account>) {
+        let leave = self.drain.child_token();
+        let before = self.leave.insert(account.id.clone(), leave.clone());
+        let consumer = consume::run(self.engine.clone(), account, leave);
+        self.consumers.spawn(consumer);
+        if let Some(before) = before {
+            before.cancel();
         }
     }
 
-    /// Waits for the end of the last consumer: an error when the broker refused every one.
+    fn change(&mut self, change: Change) {
+        match change {
+            Change::Serve(account) => self.serve(account),
+            Change::Leave(id) => {
+                if let Some(leave) = self.leave.remove(&id) {
+                    leave.cancel();
+                }
+            }
+        }
+    }
+
+    /// Serves until the last consumer has ended and none can come: an error when the broker
+    /// refused every one.
     async fn ended(&mut self) -> Result<(), WorkerError> {
         loop {
+            if self.consumers.is_empty() && (self.closed || !self.learns) {
+                return if self.served {
+                    Ok(())
+                } else {
+                    Err(WorkerError::NothingToServe)
+                };
+            }
             tokio::select! {
-                ended = self.consumers.join_next() => match ended {
-                    None if self.served => return Ok(()),
-                    None => return Err(WorkerError::NothingToServe),
-                    Some(Ok(served)) => self.served |= served,
-                    Some(Err(error)) => return Err(WorkerError::Crew(error)),
+                Some(ended) = self.consumers.join_next() => match ended {
+                    Ok(ended) => {
+                        self.served |= ended != Ended::Refused;
+                        self.closed |= ended == Ended::Closed;
+                    }
+                    Err(error) => return Err(WorkerError::Crew(error)),
                 },
+                Some(change) = self.changes.recv() => self.change(change),
                 Some(Err(error)) = self.publishing.join_next() => {
                     return Err(WorkerError::Crew(error));
                 }
+                // Nothing of it can happen any more: the end of the worker is waited for.
+                else => std::future::pending().await,
             }
         }
     }

@@ -7,8 +7,9 @@ use sluice_shared::{
     broker::Broker,
     clock,
     config::Config,
-    domain::{Account, JobId, State},
+    domain::{Account, AccountId, JobId, State},
     live::{Live, Wake},
+    seal::MasterKey,
 };
 use tokio::{net::TcpListener, sync::mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -19,8 +20,9 @@ use crate::{
     dispatcher::{self, Backlog, Publishing},
     forecast::Measures,
     http, intake, reaper,
+    roster::{self, Roster},
     routes::Routes,
-    store::{Store, Verdict},
+    store::{Store, StoreError, Verdict},
     submitter::{Groups, Submitter},
     waiters::Waiters,
     workers::Workers,
@@ -31,8 +33,12 @@ use crate::{
 pub struct App {
     /// Every setting.
     pub config: Config,
-    /// The accounts of the configuration.
-    pub accounts: Vec<Account>,
+    /// The accounts.
+    pub roster: Roster,
+    /// What accounts made at run time are sealed with, if this process has it.
+    pub master_key: Option<MasterKey>,
+    /// The account that is there only to try things out.
+    pub trial: Option<AccountId>,
     /// The truth plane.
     pub store: Store,
     /// The work plane.
@@ -70,6 +76,24 @@ const RETRY: Duration = Duration::from_millis(100);
 const ENDS: usize = 1000;
 
 impl App {
+    /// Brings the accounts of the configuration into the truth plane, and takes all from there.
+    ///
+    /// # Errors
+    /// When it cannot be reached.
+    pub async fn take_accounts(&self) -> Result<(), StoreError> {
+        let accounts: Vec<Account> = self
+            .config
+            .accounts
+            .iter()
+            .map(|(id, account)| account.account(id))
+            .collect();
+        self.store.sync_accounts(&accounts).await?;
+        self.roster
+            .refresh(&self.store, self.master_key.as_ref())
+            .await?;
+        Ok(())
+    }
+
     /// Applies verdicts, and lets everyone know who waits for what they bring about. Whether the
     /// truth plane took them; it is logged when not.
     pub async fn settle(&self, verdicts: &[Verdict]) -> bool {
@@ -180,6 +204,10 @@ pub struct Parts {
     pub live: Live,
     /// This process's metrics.
     pub metrics: PrometheusHandle,
+    /// What accounts made at run time are sealed with, if this process has it.
+    pub master_key: Option<MasterKey>,
+    /// The account that is there only to try things out.
+    pub trial: Option<AccountId>,
 }
 
 /// Runs the API role on `listener` until `shutdown`.
@@ -193,7 +221,7 @@ pub async fn serve(
 ) -> anyhow::Result<()> {
     let (app, groups, told) = assemble(parts);
     let (store, live) = (app.store.clone(), app.live.clone());
-    store.sync_accounts(&app.accounts).await?;
+    app.take_accounts().await?;
     if matches!(app.broker, Broker::InProcess(_)) {
         recover(&app).await?;
     }
@@ -206,9 +234,11 @@ pub async fn serve(
     };
     spawn(Box::pin(groups.run(app.clone(), stop.clone())));
     spawn(Box::pin(tell_ends(live.clone(), told)));
+    let roster = app.roster.clone();
     spawn(Box::pin(app.waiters.clone().run(
         store.clone(),
         live.clone(),
+        move || roster.wake(),
         stop.clone(),
     )));
     spawn(Box::pin(app.routes.clone().run(
@@ -216,6 +246,7 @@ pub async fn serve(
         live.clone(),
         stop.clone(),
     )));
+    spawn(Box::pin(roster::run(app.clone(), stop.clone())));
     let backlog = app.backlog.clone();
     spawn(Box::pin(app.workers.clone().run(
         live,
@@ -245,16 +276,15 @@ pub(crate) fn assemble(parts: Parts) -> (Arc<App>, Groups, mpsc::UnboundedReceiv
         broker,
         live,
         metrics,
+        master_key,
+        trial,
     } = parts;
     let (submitter, groups) = Submitter::new();
     let (ends, told) = mpsc::unbounded_channel();
-    let accounts = config
-        .accounts
-        .iter()
-        .map(|(id, account)| account.account(id))
-        .collect();
     let app = App {
-        accounts,
+        roster: Roster::default(),
+        master_key,
+        trial,
         store,
         broker,
         live,
@@ -309,7 +339,7 @@ async fn recover(app: &App) -> anyhow::Result<()> {
 
 /// Makes sure of the accounts' queues, as soon as the broker is there.
 async fn declare_queues(app: Arc<App>, shutdown: CancellationToken) {
-    for account in &app.accounts {
+    for account in app.roster.accounts().iter() {
         while let Err(error) = app.broker.declare(&account.id).await {
             tracing::debug!(account = %account.id, %error, "its queue cannot be declared yet");
             tokio::select! {

@@ -227,7 +227,8 @@ pub(crate) struct Ground {
 impl Ground {
     pub(crate) fn survey(app: &App) -> Self {
         let (accounts, unserved) = app
-            .accounts
+            .roster
+            .accounts()
             .iter()
             .cloned()
             .partition(|account| app.workers.may_serve(&account.id));

@@ -14,6 +14,7 @@ pub mod http;
 pub mod intake;
 pub mod reaper;
 pub mod redelivered;
+pub mod roster;
 pub mod routes;
 pub mod store;
 pub mod submitter;

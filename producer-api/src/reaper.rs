@@ -274,6 +274,8 @@ mod tests {
             since: Time::EPOCH,
             beat_at: Time::from_millis(beat),
             accounts: vec![account("a")],
+            serves_all: false,
+            troubles: Default::default(),
             in_flight,
         }
     }

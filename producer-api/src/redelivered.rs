@@ -120,6 +120,8 @@ mod tests {
             since: Time::EPOCH,
             beat_at: Time::from_millis(beat),
             accounts: vec![],
+            serves_all: false,
+            troubles: Default::default(),
             in_flight,
         }
     }

@@ -66,8 +66,15 @@ impl Waiters {
         }
     }
 
-    /// Hears of ends from other API processes, and asks the truth plane now and then.
-    pub async fn run(self, store: Store, live: Live, shutdown: CancellationToken) {
+    /// Hears of ends from other API processes, and asks the truth plane now and then. `accounts`
+    /// is called when another one has changed an account.
+    pub async fn run(
+        self,
+        store: Store,
+        live: Live,
+        accounts: impl Fn() + Send,
+        shutdown: CancellationToken,
+    ) {
         let mut wakes = live.wakes();
         let mut poll = tokio::time::interval(POLL);
         poll.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -77,6 +84,7 @@ impl Waiters {
                 Some(wake) = wakes.recv() => match wake {
                     Wake::Ended { jobs } => self.ended(jobs),
                     Wake::Homes { .. } => {}
+                    Wake::Accounts => accounts(),
                 },
                 _ = poll.tick() => self.look(&store).await,
             }

@@ -7,6 +7,7 @@ use std::{
 };
 
 use sluice_shared::{
+    api::AccountTrouble,
     clock,
     domain::{AccountId, Time},
     live::{Live, LiveError, Presence},
@@ -118,6 +119,29 @@ impl Workers {
         } else {
             Some(u32::try_from(count).unwrap_or(u32::MAX))
         }
+    }
+
+    /// The workers that should serve the account and cannot.
+    #[must_use]
+    pub fn troubles(&self, account: &AccountId) -> Vec<AccountTrouble> {
+        let seen = self.seen();
+        let mut troubles: Vec<AccountTrouble> = seen
+            .workers
+            .values()
+            .filter_map(|(_, presence)| {
+                let problem = presence.troubles.get(account)?.clone();
+                let worker = presence.worker.clone();
+                Some(AccountTrouble { worker, problem })
+            })
+            .collect();
+        troubles.sort_unstable_by(|one, other| one.worker.cmp(&other.worker));
+        troubles
+    }
+
+    /// Whether the live plane could be asked the last time.
+    #[must_use]
+    pub fn is_current(&self) -> bool {
+        !self.seen().blind
     }
 
     /// Whether jobs may be sent to the account's queue: a worker serves it, or nobody can tell.

@@ -1,6 +1,7 @@
 //! What a client and the API say to each other over HTTP. The server, the command line and the
 //! tests all use these types; the OpenAPI document is made from them.
 
+mod accounts;
 mod routing;
 
 use std::{borrow::Cow, collections::BTreeMap};
@@ -8,6 +9,9 @@ use std::{borrow::Cow, collections::BTreeMap};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+pub use accounts::{
+    AccountChange, AccountSource, AccountTest, AccountTrouble, NewAccount, WorkerList, WorkerView,
+};
 pub use routing::{
     AccountStatus, Candidate, DispatchChoice, Dispatched, Explanation, JobCount, LaneStatus,
     NewRouting, QueueStatus, RoutingSource, RoutingView, StepView, Waiting,
@@ -333,7 +337,19 @@ pub struct AccountView {
     pub max_concurrency: u32,
     /// Its share under the weighted strategy.
     pub weight: u32,
-    /// Whether it may take jobs at all: `active`, `paused`, `auth_failed`, `out_of_credit`.
+    /// Who made it, and where it is changed.
+    #[serde(default)]
+    pub source: AccountSource,
+    /// The settings of one that was made by the API, but for its secrets; shown to those who may
+    /// steer accounts.
+    #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
+    #[schema(value_type = Object)]
+    pub settings: serde_json::Map<String, serde_json::Value>,
+    /// The secrets that it was given by the API, by name. They are sealed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secrets: Vec<String>,
+    /// Whether it may take jobs at all: `active`, `paused`, `draining` (empty when `in_flight` is
+    /// 0), `auth_failed`, `out_of_credit`.
     pub standing: crate::domain::Standing,
     /// Attempts in flight now.
     pub in_flight: u32,
@@ -346,6 +362,9 @@ pub struct AccountView {
     /// Workers that serve it now; none when the live plane cannot tell.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub workers: Option<u32>,
+    /// Workers that should serve it and cannot.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub troubles: Vec<AccountTrouble>,
 }
 
 /// All accounts.

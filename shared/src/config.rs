@@ -4,6 +4,8 @@
 //! layer, so that no default hides in code. A key that is not in it is an error.
 
 mod account;
+mod first_release;
+mod setting;
 mod warm_cli;
 
 use std::{
@@ -23,15 +25,24 @@ pub use account::{
     AccountConfig, ClaudeCli, Command, Credential, CredentialError, Faults, HttpApi, Provider,
     Simulated,
 };
+pub use setting::SettingError;
 pub use warm_cli::WarmCli;
 
+use self::first_release::FirstRelease;
 use crate::domain::{AccountId, Span, route::Strategy};
 
 /// Every setting with its default and a comment.
 pub const DEFAULTS: &str = include_str!("../../sluice.default.toml");
 
 /// Environment variables with the prefix `SLUICE_` that are no settings.
-const NOT_SETTINGS: [&str; 4] = ["home", "url", "api_key", "config"];
+const NOT_SETTINGS: [&str; 6] = [
+    "home",
+    "url",
+    "api_key",
+    "config",
+    "master_key",
+    "master_key_file",
+];
 
 /// The whole configuration.
 #[derive(Clone, Debug, Deserialize)]
@@ -205,19 +216,21 @@ impl ConfigError {
 }
 
 impl Config {
-    /// Reads the configuration: the defaults, then `file`, then the environment.
+    /// Reads the configuration: the defaults, the variables of the first release (also from
+    /// `.env`), then `file`, then the environment.
     ///
     /// # Errors
     /// When the file is missing, a key is unknown, or a value cannot be; the message names it.
     pub fn load(file: Option<&Path>) -> Result<Self, ConfigError> {
-        let mut figment = Figment::from(Toml::string(DEFAULTS));
+        let first = FirstRelease::read(&first_release::variables(Path::new(".env"))?)?;
+        let mut figment = Figment::from(Toml::string(DEFAULTS)).merge(first.settings());
         if let Some(path) = file {
             if !path.is_file() {
                 return Err(ConfigError::NoSuchFile(path.to_owned()));
             }
             figment = figment.merge(Toml::file_exact(path));
         }
-        Self::extract(&figment.merge(environment()))
+        Self::extract(&first.complete(figment.merge(environment()))?)
     }
 
     /// Reads the configuration from the defaults and `text`, without the environment.
@@ -271,11 +284,11 @@ impl Config {
                 })?;
         }
         for id in self.worker.accounts.iter().filter(|id| *id != "*") {
-            let known = self.accounts.keys().any(|known| known.as_str() == id);
-            if !known {
+            // It may well be made at run time, later.
+            if id.parse::<AccountId>().is_err() {
                 return Err(ConfigError::value(
                     "worker.accounts",
-                    format!("there is no account `{id}`; add [accounts.{id}] or remove it here"),
+                    format!("`{id}` is no name of an account; write names, or \"*\" for all"),
                 ));
             }
         }

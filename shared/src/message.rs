@@ -103,6 +103,17 @@ pub enum Control {
         /// Which attempt.
         attempt: u32,
     },
+    /// The roll of accounts has changed.
+    Accounts,
+    /// Call an account's provider once, and say how it went in the live stream of this name.
+    Test {
+        /// The worker that is meant; the others do nothing.
+        worker: String,
+        /// The account.
+        account: AccountId,
+        /// The stream of the answer.
+        test: JobId,
+    },
 }
 
 /// A control message with the schema's version.

@@ -37,14 +37,15 @@ pub(crate) async fn run(args: &Args, file: Option<&Path>, home: &Home) -> Result
     if let Some(listen) = args.listen {
         config.api.listen = listen;
     }
-    let is_trial = roles::add_trial_account(&mut config)?;
     let guard = telemetry::start(&config.log, &config.telemetry, "up")?;
     let metrics = telemetry::metrics()?;
     home.create()?;
     let lock = home.lock()?;
     let listener = roles::listen(config.api.listen).await?;
     let address = listener.local_addr().map_err(Failure::io("the listener"))?;
-    let mut embedded = Embedded::open(config.clone(), home).await?;
+    let mut embedded = Embedded::open(config, home).await?;
+    let config = embedded.config().clone();
+    let is_trial = embedded.is_trial();
 
     let used = config_file(file, home);
     let first_key = embedded.first_key.take();

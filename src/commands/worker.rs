@@ -1,8 +1,12 @@
 //! `sluice worker`: a worker of the distributed mode.
 
-use std::{net::SocketAddr, path::Path};
+use std::{net::SocketAddr, path::Path, str::FromStr};
 
-use sluice_shared::{config::Config, domain::AccountId, telemetry};
+use sluice_shared::{
+    config::Config,
+    domain::{AccountId, ids::BadAccountId},
+    telemetry,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::load_config;
@@ -18,9 +22,10 @@ Examples:
   sluice worker --config sluice.toml
   sluice worker --account main --account gpu --id worker-1 --health-listen 127.0.0.1:4001")]
 pub(crate) struct Args {
-    /// Serve this account; may be given again [default: all of the configuration]
+    /// Serve this account; may be given again. `*` is every account, those that are made at run
+    /// time included [default: *]
     #[arg(long = "account", short, value_name = "ID")]
-    accounts: Vec<AccountId>,
+    accounts: Vec<Wanted>,
 
     /// The worker's name, which must be unique [default: the host's name and the process id]
     #[arg(long, value_name = "NAME")]
@@ -33,7 +38,7 @@ pub(crate) struct Args {
 
 pub(crate) async fn run(args: &Args, file: Option<&Path>, home: &Home) -> Result<Exit, Failure> {
     let mut config = load_config(file, home)?;
-    args.apply(&mut config)?;
+    args.apply(&mut config);
     Config::required_url("rabbitmq.url", &config.rabbitmq.url)?;
     Config::required_url("redis.url", &config.redis.url)?;
     let guard = telemetry::start(&config.log, &config.telemetry, "worker")?;
@@ -47,17 +52,25 @@ pub(crate) async fn run(args: &Args, file: Option<&Path>, home: &Home) -> Result
     Ok(Exit::Done)
 }
 
-impl Args {
-    fn apply(&self, config: &mut Config) -> Result<(), Failure> {
-        for id in &self.accounts {
-            if !config.accounts.contains_key(id) {
-                return Err(Failure::usage(format!(
-                    "--account {id}: the configuration has no [accounts.{id}]"
-                )));
-            }
+/// The name of an account, or `*`.
+#[derive(Clone, Debug)]
+struct Wanted(String);
+
+impl FromStr for Wanted {
+    type Err = BadAccountId;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "*" => Ok(Self(text.into())),
+            name => Ok(Self(name.parse::<AccountId>()?.to_string())),
         }
+    }
+}
+
+impl Args {
+    fn apply(&self, config: &mut Config) {
         if !self.accounts.is_empty() {
-            config.worker.accounts = self.accounts.iter().map(ToString::to_string).collect();
+            config.worker.accounts = self.accounts.iter().map(|id| id.0.clone()).collect();
         }
         if let Some(id) = &self.id {
             config.worker.id.clone_from(id);
@@ -65,7 +78,6 @@ impl Args {
         if let Some(address) = self.health_listen {
             config.worker.health_listen = address.to_string();
         }
-        Ok(())
     }
 }
 
@@ -81,11 +93,14 @@ mod tests {
             id: Some("w1".into()),
             health_listen: Some("127.0.0.1:4001".parse().unwrap()),
         };
-        args.apply(&mut config).unwrap();
+        args.apply(&mut config);
         assert_eq!(config.worker.accounts, ["a"]);
         assert_eq!(config.worker.id, "w1");
         assert_eq!(config.worker.health_listen, "127.0.0.1:4001");
-        args.accounts = vec!["b".parse().unwrap()];
-        assert!(matches!(args.apply(&mut config), Err(Failure::Usage(_))));
+        // Not of the configuration: it may be made at run time.
+        args.accounts = vec!["b".parse().unwrap(), "*".parse().unwrap()];
+        args.apply(&mut config);
+        assert_eq!(config.worker.accounts, ["b", "*"]);
+        assert!("B!".parse::<Wanted>().is_err());
     }
 }

@@ -18,12 +18,12 @@ use uuid::Uuid;
 
 pub(crate) use self::{
     client::{Answer, Client, prompt},
-    cluster::{Cluster, Mode},
+    cluster::{Cluster, MASTER_KEY, Mode},
     ports::Port,
     process::{hermetic, processes_of},
     services::{Addresses, PrivateSet, Service, given},
     truth::Truth,
-    wait::{PATIENCE, eventually, rest},
+    wait::{PATIENCE, eventually, eventually_within, rest},
 };
 
 /// An HTTP client that goes where it is told, through no proxy.

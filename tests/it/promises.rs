@@ -14,6 +14,7 @@ mod listing;
 mod observability;
 mod quotas;
 mod retries;
+mod runtime_accounts;
 mod secrets;
 mod shutdown;
 mod times;

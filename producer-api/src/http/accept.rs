@@ -199,9 +199,10 @@ impl Edge {
 fn check(app: &App, bytes: &[u8], key: Option<String>) -> Result<Checked, ApiError> {
     let api = &app.config.api;
     let now = clock::now();
+    let accounts = app.roster.accounts();
     let rules = Rules {
         max_prompt_bytes: api.max_prompt_bytes,
-        accounts: &app.accounts,
+        accounts: &accounts,
         now,
     };
     let is_array = bytes.trim_ascii_start().first() == Some(&b'[');
@@ -276,7 +277,7 @@ fn again(
     };
     let lane = lane.map_err(ApiError::internal)?;
     let mut flaws = Flaws::default();
-    lane::check(&lane, &app.accounts, &mut flaws);
+    lane::check(&lane, &app.roster.accounts(), &mut flaws);
     flaws.refuse()?;
     Ok(NewRow {
         id: JobId::generate(),

@@ -32,6 +32,7 @@ const DOCUMENT: &str = "/api/openapi.json";
         (name = "jobs", description = "Prompts to run."),
         (name = "accounts", description = "What runs them."),
         (name = "routing", description = "Which account runs what, and why."),
+        (name = "workers", description = "Who runs them."),
         (name = "keys", description = "Who may do what."),
         (name = "health", description = "How all is. Needs no key."),
     ),
@@ -65,16 +66,14 @@ pub(super) fn base() -> openapi::OpenApi {
 /// Adds to each operation what is the same for all.
 pub(super) fn complete(mut document: openapi::OpenApi) -> openapi::OpenApi {
     for item in document.paths.paths.values_mut() {
-        for operation in [
+        let methods = [
             &mut item.get,
             &mut item.post,
-            &mut item.patch,
             &mut item.put,
+            &mut item.patch,
             &mut item.delete,
-        ]
-        .into_iter()
-        .flatten()
-        {
+        ];
+        for operation in methods.into_iter().flatten() {
             add_common_problems(operation);
             for (status, response) in &mut operation.responses.responses {
                 if let RefOr::T(response) = response

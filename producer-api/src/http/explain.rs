@@ -329,8 +329,9 @@ fn choice(app: &App, decision: &Decision, chosen: &AccountId) -> Option<Dispatch
             });
         }
     }
+    let known = app.roster.accounts();
     let in_lane = |account: &AccountId| {
-        let mut known = app.accounts.iter();
+        let mut known = known.iter();
         known.any(|known| known.id == *account && lane.admits(known))
     };
     let out = round.refused.iter().filter(|(account, _)| in_lane(account));

@@ -75,7 +75,7 @@ pub(super) async fn forecast(
     caller.needs(Scope::Read)?;
     let asked = parse(query.as_deref())?;
     let mut flaws = Flaws::default();
-    lane::check(&asked.lane, &edge.app.accounts, &mut flaws);
+    lane::check(&asked.lane, &edge.app.roster.accounts(), &mut flaws);
     flaws.refuse()?;
     let now = clock::now();
     let measured = edge.truth(edge.app.measured(now)).await?;

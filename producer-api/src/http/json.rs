@@ -52,7 +52,7 @@ where
 }
 
 /// Serde speaks of Rust's types; a client knows JSON's.
-fn plain_words(message: &str) -> String {
+pub(super) fn plain_words(message: &str) -> String {
     const WORDS: [(&str, &str); 11] = [
         ("expected struct Message", "expected an object"),
         ("expected struct NewJob", "expected an object"),

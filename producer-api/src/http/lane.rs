@@ -37,7 +37,8 @@ fn at_fault(lane: &Lane, accounts: &[Account]) -> (&'static str, String) {
     if accounts.is_empty() {
         return (
             "account",
-            "there is no account at all; add one to sluice.toml".into(),
+            "there is no account at all; add one to sluice.toml, or by `sluice accounts add`"
+                .into(),
         );
     }
     let (candidates, who) = match &lane.account {

@@ -6,6 +6,9 @@
 //! handlers, and `openapi.json` at the root of the repository is a copy of it.
 
 mod accept;
+mod account_changes;
+mod account_settings;
+mod account_test;
 mod accounts;
 mod body;
 mod docs;
@@ -32,6 +35,7 @@ mod testing;
 #[cfg(test)]
 mod tests;
 mod trace;
+mod workers;
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -136,11 +140,21 @@ fn api() -> OpenApiRouter<Arc<Edge>> {
         .routes(routes!(forecast::forecast))
         .routes(routes!(explain::explain_job))
         .routes(routes!(explain::queue_status))
-        .routes(routes!(accounts::list_accounts))
-        .routes(routes!(accounts::get_account))
+        .routes(routes!(routing::get_routing, routing::put_routing))
+        .routes(routes!(
+            accounts::list_accounts,
+            account_changes::create_account
+        ))
+        .routes(routes!(
+            accounts::get_account,
+            account_changes::change_account,
+            account_changes::remove_account
+        ))
         .routes(routes!(accounts::pause_account))
         .routes(routes!(accounts::resume_account))
-        .routes(routes!(routing::get_routing, routing::put_routing))
+        .routes(routes!(accounts::drain_account))
+        .routes(routes!(account_test::try_account))
+        .routes(routes!(workers::list_workers))
         .routes(routes!(keys::list_keys, keys::create_key))
         .routes(routes!(keys::change_key, keys::revoke_key))
         .routes(routes!(health::live))

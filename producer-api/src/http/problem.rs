@@ -83,7 +83,7 @@ codes! {
     NoSuchJob = NOT_FOUND, "no_such_job", "No such job",
         "There is no job with this id.";
     NoSuchAccount = NOT_FOUND, "no_such_account", "No such account",
-        "No account of this name is configured.";
+        "There is no account of this name.";
     NoSuchKey = NOT_FOUND, "no_such_key", "No such key",
         "There is no key with this id, or it is revoked already.";
     MethodNotAllowed = METHOD_NOT_ALLOWED, "method_not_allowed", "Not by this method",
@@ -94,6 +94,16 @@ codes! {
         "A job that has ended cannot be cancelled.";
     NotEnded = CONFLICT, "not_ended", "The job has not ended",
         "Only a job that has ended can be retried; cancel it first.";
+    AccountExists = CONFLICT, "account_exists", "There is one of this name",
+        "Change the account that is there, or take another name.";
+    AccountConfigured = CONFLICT, "account_configured", "The configuration made it",
+        "This account stands in the configuration: change it there. It can be paused and drained here.";
+    AccountBusy = CONFLICT, "account_busy", "The account is not empty",
+        "Attempts of it are in flight, or someone else changes it: drain it, and try again.";
+    NoMasterKey = CONFLICT, "no_master_key", "There is no master key",
+        "Accounts are sealed with it: start the API and the workers with the same `SLUICE_MASTER_KEY`.";
+    NoWorker = CONFLICT, "no_worker", "No worker serves it",
+        "Start a worker that serves the account, or mend what keeps one from it.";
     LastAdminKey = CONFLICT, "last_admin_key", "The last admin key",
         "Without it nobody could make keys any more; make another admin key first.";
     BodyTooLarge = PAYLOAD_TOO_LARGE, "body_too_large", "The body is too large",
@@ -104,6 +114,8 @@ codes! {
         "Send `Content-Type: application/json`, uncompressed.";
     InvalidJob = UNPROCESSABLE_ENTITY, "invalid_job", "The job cannot be",
         "Each field at fault is named in `errors`; of an array nothing was accepted.";
+    InvalidAccount = UNPROCESSABLE_ENTITY, "invalid_account", "The account cannot be",
+        "Each setting at fault is named in `errors`; docs/configuration.md lists them all.";
     InvalidKey = UNPROCESSABLE_ENTITY, "invalid_key", "The key cannot be",
         "Each field at fault is named in `errors`.";
     InvalidRouting = UNPROCESSABLE_ENTITY, "invalid_routing", "The routing cannot be",

@@ -18,6 +18,7 @@ use sluice_shared::{
     domain::{Completion, JobId, Lane, Outcome},
     live::Live,
     message::{Dispatch, Reply, Report},
+    seal::MasterKey,
 };
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -132,9 +133,11 @@ impl Api {
             broker,
             live,
             metrics: PrometheusBuilder::new().build_recorder().handle(),
+            master_key: Some(MasterKey::generate()),
+            trial: None,
         };
         let (app, groups, _) = assemble(parts);
-        app.store.sync_accounts(&app.accounts).await.unwrap();
+        app.take_accounts().await.unwrap();
         let mut tasks = JoinSet::new();
         let shutdown = CancellationToken::new();
         tasks.spawn(groups.run(app.clone(), CancellationToken::new()));
@@ -209,7 +212,7 @@ impl Api {
         }];
         let claim = Claim {
             lanes: &lanes,
-            accounts: &self.app.accounts,
+            accounts: &self.app.roster.accounts(),
             routing: &self.app.routes.routing(),
             speeds: &self.app.routes.speeds(),
             most: 100,

@@ -3,16 +3,20 @@
 use std::collections::BTreeMap;
 
 use sea_orm::{
-    ActiveValue::Set, ColumnTrait, ConnectionTrait, DbBackend, EntityTrait, QueryFilter,
-    QueryOrder, Statement, sea_query::OnConflict,
+    ActiveValue::Set, ColumnTrait, ConnectionTrait, DatabaseTransaction, DbBackend, EntityTrait,
+    QueryFilter, QueryOrder, QuerySelect, QueryTrait, Statement, sea_query::OnConflict,
 };
 use sluice_shared::domain::{Account, AccountId, Standing, Time};
 
 use super::{
     Store, StoreError, count,
-    entity::{account, account_state},
+    definitions::{DefinitionRow, definition, next_revision},
+    entity::{account, account_definition, account_state},
     parse_json, to_json,
 };
+
+/// Why an account that was removed takes no jobs.
+pub(super) const REMOVED: &str = "removed";
 
 /// An account as it is now.
 #[derive(Clone, Debug)]
@@ -27,67 +31,48 @@ pub struct AccountRow {
     pub cooldown_until: Option<Time>,
     /// Why it cools or is out.
     pub reason: Option<String>,
+    /// How it was made, if that was at run time and not by the configuration.
+    pub definition: Option<DefinitionRow>,
 }
 
 impl Store {
-    /// Makes the stored accounts those of the configuration. One that is gone from it is marked
-    /// removed: it takes no new jobs, and its history stays.
+    /// Makes the stored accounts those of the configuration, besides those made at run time. One
+    /// that is gone from it is marked removed: it takes no new jobs, and its history stays.
     ///
     /// # Errors
     /// When the database cannot be reached.
     pub async fn sync_accounts(&self, accounts: &[Account]) -> Result<(), StoreError> {
         let tx = self.begin().await?;
+        // No change of ours, but others must look again all the same.
+        next_revision(&tx, Time::EPOCH).await?;
         for account in accounts {
-            account::Entity::insert(account::ActiveModel {
-                id: Set(account.id.to_string()),
-                provider: Set(account.provider.clone()),
-                models: Set(to_json("models", &account.models)?),
-                tags: Set(to_json("tags", &account.tags)?),
-                max_concurrency: Set(account.max_concurrency.into()),
-                weight: Set(account.weight.into()),
-                removed: Set(false),
-            })
-            .on_conflict(
-                OnConflict::column(account::Column::Id)
-                    .update_columns([
-                        account::Column::Provider,
-                        account::Column::Models,
-                        account::Column::Tags,
-                        account::Column::MaxConcurrency,
-                        account::Column::Weight,
-                        account::Column::Removed,
-                    ])
-                    .to_owned(),
-            )
-            .exec_without_returning(&tx)
-            .await?;
-            account_state::Entity::insert(account_state::ActiveModel {
-                account: Set(account.id.to_string()),
-                in_flight: Set(0),
-                standing: Set(Standing::Active.as_str().into()),
-                cooldown_until: Set(None),
-                throttle_streak: Set(0),
-                reason: Set(None),
-            })
-            .on_conflict(
-                OnConflict::column(account_state::Column::Account)
-                    .do_nothing_on([account_state::Column::Account])
-                    .to_owned(),
-            )
-            .exec_without_returning(&tx)
-            .await?;
+            put_account(&tx, account).await?;
+            let taken_over = account_definition::Entity::delete_by_id(account.id.as_str())
+                .exec(&tx)
+                .await?;
+            if taken_over.rows_affected > 0 {
+                tracing::warn!(
+                    account = %account.id,
+                    "this account was made at run time; the one of the configuration takes its place"
+                );
+            }
         }
         let names: Vec<&str> = accounts.iter().map(|account| account.id.as_str()).collect();
+        let made_at_run_time = account_definition::Entity::find()
+            .select_only()
+            .column(account_definition::Column::Account)
+            .into_query();
         account::Entity::update_many()
             .col_expr(account::Column::Removed, true.into())
             .filter(account::Column::Id.is_not_in(names))
+            .filter(account::Column::Id.not_in_subquery(made_at_run_time))
             .exec(&tx)
             .await?;
         tx.commit().await?;
         Ok(())
     }
 
-    /// Every account that is configured, by name.
+    /// Every account that is there, by name.
     ///
     /// # Errors
     /// When the database cannot be reached.
@@ -98,6 +83,13 @@ impl Store {
             .into_iter()
             .map(|state| (state.account.clone(), state))
             .collect();
+        let mut definitions: BTreeMap<String, account_definition::Model> =
+            account_definition::Entity::find()
+                .all(&self.read)
+                .await?
+                .into_iter()
+                .map(|row| (row.account.clone(), row))
+                .collect();
         let rows = account::Entity::find()
             .filter(account::Column::Removed.eq(false))
             .order_by_asc(account::Column::Id)
@@ -106,6 +98,7 @@ impl Store {
         let mut accounts = Vec::with_capacity(rows.len());
         for row in rows {
             let state = states.remove(&row.id);
+            let definition = definitions.remove(&row.id).map(definition).transpose()?;
             let id: AccountId = row
                 .id
                 .parse()
@@ -127,6 +120,7 @@ impl Store {
                     .as_ref()
                     .and_then(|state| state.cooldown_until.map(Time::from_millis)),
                 reason: state.and_then(|state| state.reason),
+                definition,
             });
         }
         Ok(accounts)
@@ -211,4 +205,61 @@ impl Store {
         }
         Ok(wrong)
     }
+}
+
+/// Keeps what is fixed about an account, and makes its state when there is none.
+pub(super) async fn put_account(
+    tx: &DatabaseTransaction,
+    account: &Account,
+) -> Result<(), StoreError> {
+    account::Entity::insert(account::ActiveModel {
+        id: Set(account.id.to_string()),
+        provider: Set(account.provider.clone()),
+        models: Set(to_json("models", &account.models)?),
+        tags: Set(to_json("tags", &account.tags)?),
+        max_concurrency: Set(account.max_concurrency.into()),
+        weight: Set(account.weight.into()),
+        removed: Set(false),
+    })
+    .on_conflict(
+        OnConflict::column(account::Column::Id)
+            .update_columns([
+                account::Column::Provider,
+                account::Column::Models,
+                account::Column::Tags,
+                account::Column::MaxConcurrency,
+                account::Column::Weight,
+                account::Column::Removed,
+            ])
+            .to_owned(),
+    )
+    .exec_without_returning(tx)
+    .await?;
+    account_state::Entity::insert(account_state::ActiveModel {
+        account: Set(account.id.to_string()),
+        in_flight: Set(0),
+        standing: Set(Standing::Active.as_str().into()),
+        cooldown_until: Set(None),
+        throttle_streak: Set(0),
+        reason: Set(None),
+    })
+    .on_conflict(
+        OnConflict::column(account_state::Column::Account)
+            .do_nothing_on([account_state::Column::Account])
+            .to_owned(),
+    )
+    .exec_without_returning(tx)
+    .await?;
+    // One of this name was removed before, and is there again.
+    account_state::Entity::update_many()
+        .col_expr(
+            account_state::Column::Standing,
+            Standing::Active.as_str().into(),
+        )
+        .col_expr(account_state::Column::Reason, Option::<String>::None.into())
+        .filter(account_state::Column::Account.eq(account.id.as_str()))
+        .filter(account_state::Column::Reason.eq(REMOVED))
+        .exec(tx)
+        .await?;
+    Ok(())
 }

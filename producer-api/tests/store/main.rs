@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 mod at_once;
+mod definitions;
 mod fresh;
 mod routing;
 
@@ -52,6 +53,7 @@ macro_rules! on_every_store {
         )+ }
     };
 }
+pub(crate) use on_every_store;
 
 mod fair;
 mod quotas;

@@ -6,7 +6,7 @@ use secrecy::SecretString;
 use serde::{Deserialize, de};
 use serde_json::{Map, Value};
 
-use super::{ConfigError, WarmCli};
+use super::{ConfigError, SettingError, WarmCli};
 use crate::domain::{Account, AccountId, Span};
 
 /// One account.
@@ -275,24 +275,48 @@ struct RawClaudeCli {
     warm_idle: Option<Span>,
 }
 
-fn settings<T: de::DeserializeOwned>(map: Map<String, Value>) -> Result<T, String> {
-    if map.keys().any(|key| key.contains("password")) {
-        return Err(
+fn settings<T: de::DeserializeOwned>(map: Map<String, Value>) -> Result<T, SettingError> {
+    if let Some(key) = map.keys().find(|key| key.contains("password")) {
+        return Err(SettingError::new(
+            key,
             "a password is never asked for: log in with the provider's own tool \
-                    (for claude-cli: `claude auth login` with the account's config_dir), or use \
-                    an API key or a token variable"
-                .into(),
-        );
+             (for claude-cli: `sluice accounts login ACCOUNT`), or use an API key or a token \
+             variable",
+        ));
     }
     // The path, because the error alone does not say which of the settings it is about.
-    serde_path_to_error::deserialize(Value::Object(map)).map_err(|error| error.to_string())
+    serde_path_to_error::deserialize(Value::Object(map)).map_err(|error| {
+        let key = match error.path().to_string().as_str() {
+            "." => missing_field(&error.inner().to_string()),
+            path => path.to_owned(),
+        };
+        let problem = if is_secret(&key) {
+            // What serde says would repeat the value.
+            "is not what it must be: a text, or an object of texts for env".to_owned()
+        } else {
+            error.into_inner().to_string()
+        };
+        SettingError { key, problem }
+    })
+}
+
+/// The field that is missing, which serde names in its words only.
+fn missing_field(words: &str) -> String {
+    let field = words.strip_prefix("missing field `");
+    let field = field.and_then(|rest| rest.split('`').next());
+    field.unwrap_or_default().to_owned()
+}
+
+fn is_secret(path: &str) -> bool {
+    let key = path.split(['.', '[']).next().unwrap_or_default();
+    crate::roll::SECRETS.contains(&key)
 }
 
 impl TryFrom<RawAccount> for AccountConfig {
-    type Error = String;
+    type Error = SettingError;
 
-    fn try_from(raw: RawAccount) -> Result<Self, String> {
-        let http = |map| -> Result<HttpApi, String> {
+    fn try_from(raw: RawAccount) -> Result<Self, SettingError> {
+        let http = |map| -> Result<HttpApi, SettingError> {
             let raw: RawHttpApi = settings(map)?;
             Ok(HttpApi {
                 base_url: raw.base_url,
@@ -330,9 +354,12 @@ impl TryFrom<RawAccount> for AccountConfig {
                 })
             }
             other => {
-                return Err(format!(
-                    "provider `{other}` is not known; use one of {}",
-                    Provider::NAMES.join(", ")
+                return Err(SettingError::new(
+                    "provider",
+                    format!(
+                        "`{other}` is not known; use one of {}",
+                        Provider::NAMES.join(", ")
+                    ),
                 ));
             }
         };
@@ -348,6 +375,26 @@ impl TryFrom<RawAccount> for AccountConfig {
 }
 
 impl AccountConfig {
+    /// The account that `settings` describe, named as in a configuration file.
+    ///
+    /// # Errors
+    /// When a setting is unknown or cannot be; it is named.
+    pub fn from_settings(
+        id: &AccountId,
+        settings: Map<String, Value>,
+    ) -> Result<Self, SettingError> {
+        let account = Self::try_from(self::settings::<RawAccount>(settings)?)?;
+        match account.validate(id) {
+            Ok(()) => Ok(account),
+            Err(ConfigError::Value { key, problem }) => {
+                let prefix = format!("accounts.{id}.");
+                let key = key.strip_prefix(&prefix).unwrap_or(&key);
+                Err(SettingError::new(key, problem))
+            }
+            Err(other) => Err(SettingError::new("", other.to_string())),
+        }
+    }
+
     /// The account as the dispatcher sees it: no secret, no provider settings.
     #[must_use]
     pub fn account(&self, id: &AccountId) -> Account {

@@ -39,6 +39,8 @@ pub enum Standing {
     Active,
     /// Someone paused it: it takes no new jobs, what runs goes on.
     Paused,
+    /// Someone wants it empty: it takes no new jobs, what runs goes on, and then nothing is left.
+    Draining,
     /// Its credential was refused.
     AuthFailed,
     /// It has no credit.
@@ -52,6 +54,7 @@ impl Standing {
         match self {
             Self::Active => "active",
             Self::Paused => "paused",
+            Self::Draining => "draining",
             Self::AuthFailed => "auth_failed",
             Self::OutOfCredit => "out_of_credit",
         }
@@ -62,6 +65,7 @@ impl Standing {
     pub fn from_name(name: &str) -> Self {
         match name {
             "active" => Self::Active,
+            "draining" => Self::Draining,
             "auth_failed" => Self::AuthFailed,
             "out_of_credit" => Self::OutOfCredit,
             _ => Self::Paused,

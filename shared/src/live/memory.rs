@@ -12,7 +12,10 @@ use super::{
     LiveError, Piece, Presence, STREAM_LENGTH, StreamId, Taken, Wake,
     waiting::{Listeners, Waiting},
 };
-use crate::domain::{JobId, Span};
+use crate::{
+    domain::{JobId, Span},
+    roll::Roll,
+};
 
 /// What all streams together may hold. Then the oldest go first.
 const MOST_BYTES: usize = 128 * 1024 * 1024;
@@ -34,6 +37,7 @@ pub struct Memory(Arc<Inner>);
 struct Inner {
     listeners: Listeners,
     workers: Mutex<HashMap<String, (Presence, Instant)>>,
+    roll: Mutex<Option<Roll>>,
     streams: Mutex<Streams>,
     /// What is left of each quota, and when it starts anew.
     quotas: Mutex<HashMap<String, (i64, Instant)>>,
@@ -107,6 +111,19 @@ impl Memory {
             .or_insert_with(|| (quota.into(), now + window.0));
         *left = left.saturating_sub(1);
         Taken::of(*left, Span(resets.saturating_duration_since(now)))
+    }
+
+    pub(super) fn keep_roll(&self, roll: &Roll) -> Result<(), LiveError> {
+        *lock(&self.0.roll) = Some(roll.clone());
+        Ok(())
+    }
+
+    pub(super) fn roll_revision(&self) -> Result<Option<i64>, LiveError> {
+        Ok(lock(&self.0.roll).as_ref().map(|roll| roll.revision))
+    }
+
+    pub(super) fn roll(&self) -> Result<Option<Roll>, LiveError> {
+        Ok(lock(&self.0.roll).clone())
     }
 
     pub(super) fn append(&self, job: JobId, pieces: &[Piece], ttl: Span) -> Result<(), LiveError> {

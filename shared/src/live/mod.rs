@@ -8,11 +8,14 @@ mod memory;
 mod redis;
 mod waiting;
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{
     config,
     domain::{AccountId, JobId, Span, Time},
+    roll::Roll,
 };
 
 pub use self::{memory::Memory, redis::Redis};
@@ -52,6 +55,9 @@ pub enum Wake {
         /// Session and account.
         sessions: Vec<(String, AccountId)>,
     },
+    /// An account was made, changed or removed: the truth plane has a newer [`Roll`], or the live
+    /// plane has.
+    Accounts,
 }
 
 /// What a worker says of itself with each heartbeat.
@@ -71,6 +77,12 @@ pub struct Presence {
     pub beat_at: Time,
     /// The accounts whose queues it consumes.
     pub accounts: Vec<AccountId>,
+    /// Whether it serves every account that is made at run time.
+    #[serde(default)]
+    pub serves_all: bool,
+    /// The accounts that it should serve and cannot, each with the reason; no secret is in it.
+    #[serde(default)]
+    pub troubles: BTreeMap<AccountId, String>,
     /// Every attempt in its hands, running or about to, or ended and not yet replied.
     pub in_flight: Vec<(JobId, u32)>,
 }
@@ -187,6 +199,40 @@ impl Live {
         match self {
             Self::Redis(redis) => redis.workers().await,
             Self::Memory(memory) => memory.workers(),
+        }
+    }
+
+    /// Keeps the accounts made at run time for the workers, in the place of those kept before.
+    ///
+    /// # Errors
+    /// When it cannot be reached.
+    pub async fn keep_roll(&self, roll: &Roll) -> Result<(), LiveError> {
+        match self {
+            Self::Redis(redis) => redis.keep_roll(roll).await,
+            Self::Memory(memory) => memory.keep_roll(roll),
+        }
+    }
+
+    /// The revision of the accounts that are kept; `None` when none are, which says nothing about
+    /// whether there are any.
+    ///
+    /// # Errors
+    /// When it cannot be reached.
+    pub async fn roll_revision(&self) -> Result<Option<i64>, LiveError> {
+        match self {
+            Self::Redis(redis) => redis.roll_revision().await,
+            Self::Memory(memory) => memory.roll_revision(),
+        }
+    }
+
+    /// The accounts that are kept.
+    ///
+    /// # Errors
+    /// When it cannot be reached.
+    pub async fn roll(&self) -> Result<Option<Roll>, LiveError> {
+        match self {
+            Self::Redis(redis) => redis.roll().await,
+            Self::Memory(memory) => memory.roll(),
         }
     }
 

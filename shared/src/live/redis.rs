@@ -18,6 +18,7 @@ use super::{LiveError, Piece, Presence, STREAM_LENGTH, StreamId, Taken, Wake};
 use crate::{
     clock, config,
     domain::{JobId, Span},
+    roll::Roll,
 };
 
 /// How long a new connection may take.
@@ -34,6 +35,11 @@ const CONNECTIONS: usize = 16;
 
 /// Workers by the time at which they are gone unless they say otherwise.
 const WORKERS: &str = "sluice:workers";
+
+/// The accounts made at run time, and beside them their revision, which is asked for more often.
+const ROLL: &str = "sluice:accounts";
+const ROLL_REVISION: &str = "revision";
+const ROLL_ACCOUNTS: &str = "accounts";
 
 /// How long a worker that is gone stays in the list of names. Much longer than the clocks of two
 /// machines may differ, so that nobody clears away a worker that is there.
@@ -140,6 +146,35 @@ impl Redis {
             .flatten()
             .filter_map(|beat| serde_json::from_str(beat).ok())
             .collect())
+    }
+
+    pub(super) async fn keep_roll(&self, roll: &Roll) -> Result<(), LiveError> {
+        let accounts = serde_json::to_string(roll).map_err(unavailable)?;
+        let mut commands = redis::pipe();
+        commands
+            .cmd("HSET")
+            .arg(ROLL)
+            .arg(ROLL_REVISION)
+            .arg(roll.revision)
+            .arg(ROLL_ACCOUNTS)
+            .arg(accounts)
+            .ignore();
+        self.run(&commands).await
+    }
+
+    pub(super) async fn roll_revision(&self) -> Result<Option<i64>, LiveError> {
+        let mut commands = redis::pipe();
+        commands.hget(ROLL, ROLL_REVISION);
+        let (revision,): (Option<i64>,) = self.run(&commands).await?;
+        Ok(revision)
+    }
+
+    pub(super) async fn roll(&self) -> Result<Option<Roll>, LiveError> {
+        let mut commands = redis::pipe();
+        commands.hget(ROLL, ROLL_ACCOUNTS);
+        let (roll,): (Option<String>,) = self.run(&commands).await?;
+        // One of another version may not be understood here: then it is as if there were none.
+        Ok(roll.and_then(|roll| serde_json::from_str(&roll).ok()))
     }
 
     pub(super) async fn append(

@@ -5,6 +5,7 @@ use std::time::Duration;
 use sluice_shared::{
     domain::{JobId, Span, Time},
     live::{Live, Piece, Presence, StreamId, Wake},
+    roll::{Entry, Roll},
 };
 use tokio::time::Instant;
 
@@ -41,6 +42,7 @@ on_every_live_plane!(
     a_stream_ends_with_its_time,
     a_quota_is_taken_until_it_is_spent,
     a_quota_starts_anew,
+    the_roll_is_kept_until_it_is_replaced,
     it_is_ready,
 );
 
@@ -62,6 +64,8 @@ pub(crate) fn presence() -> Presence {
         since: Time::from_millis(1),
         beat_at: Time::from_millis(2),
         accounts: vec!["one".parse().unwrap()],
+        serves_all: false,
+        troubles: Default::default(),
         in_flight: vec![(JobId::generate(), 1)],
     }
 }
@@ -257,4 +261,23 @@ async fn a_quota_starts_anew(live: Live) {
     let spent = live.take(&name, 1, window).await.unwrap();
     assert_eq!(spent.left, None);
     eventually(async || live.take(&name, 1, window).await.unwrap().left).await;
+}
+
+async fn the_roll_is_kept_until_it_is_replaced(live: Live) {
+    let roll = |revision: i64, names: &[&str]| {
+        let entry = |name: &&str| {
+            let sealed = format!("v1.{name}");
+            (name.parse().unwrap(), Entry { revision, sealed })
+        };
+        Roll {
+            revision,
+            accounts: names.iter().map(entry).collect(),
+        }
+    };
+    // Whatever another run of the tests has left there goes first.
+    for roll in [roll(7, &["one", "two"]), roll(8, &["two"]), roll(9, &[])] {
+        live.keep_roll(&roll).await.unwrap();
+        assert_eq!(live.roll_revision().await.unwrap(), Some(roll.revision));
+        assert_eq!(live.roll().await.unwrap(), Some(roll));
+    }
 }

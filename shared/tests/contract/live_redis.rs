@@ -5,6 +5,7 @@ use std::time::Duration;
 use sluice_shared::{
     domain::{JobId, Span},
     live::{Live, LiveError, Piece, StreamId, Wake},
+    roll::Roll,
 };
 use tokio::time::Instant;
 use url::Url;
@@ -38,6 +39,9 @@ async fn every_call_fails(live: &Live) {
     failed(live.beat(&presence, MINUTE).await);
     failed(live.leave(&presence.worker).await);
     failed(live.workers().await.map(drop));
+    failed(live.keep_roll(&Roll::default()).await);
+    failed(live.roll_revision().await.map(drop));
+    failed(live.roll().await.map(drop));
     failed(live.append(job, &[Piece::End], MINUTE).await);
     failed(live.read(job, StreamId::START, 1, MINUTE).await.map(drop));
 }
@@ -129,6 +133,7 @@ async fn an_emptied_redis_is_filled_again() {
     let job = JobId::generate();
     live.beat(&presence, MINUTE).await.unwrap();
     live.append(job, &[text("a")], MINUTE).await.unwrap();
+    live.keep_roll(&Roll::default()).await.unwrap();
     let client = deadpool_redis::redis::Client::open(url.as_str()).unwrap();
     let mut connection = client.get_multiplexed_async_connection().await.unwrap();
     let () = deadpool_redis::redis::cmd("FLUSHDB")
@@ -136,6 +141,8 @@ async fn an_emptied_redis_is_filled_again() {
         .await
         .unwrap();
     assert_eq!(find(&live, &presence.worker).await, None);
+    assert_eq!(live.roll_revision().await.unwrap(), None);
+    assert_eq!(live.roll().await.unwrap(), None);
     let none = Span::from_millis(0);
     assert_eq!(live.read(job, StreamId::START, 1, none).await.unwrap(), []);
     live.beat(&presence, MINUTE).await.unwrap();

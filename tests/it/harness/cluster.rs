@@ -30,6 +30,9 @@ use super::{
 /// How long what a killed worker leaves behind may take to end.
 const STRAYS_END: Duration = Duration::from_secs(5);
 
+/// The master key of every distributed cluster: 32 bytes in base64.
+pub(crate) const MASTER_KEY: &str = "dGhlIG1hc3RlciBrZXkgb2YgdGhlIHRlc3Qgc3VpdGU=";
+
 /// In which form Sluice runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mode {
@@ -196,6 +199,7 @@ impl Cluster {
         if let Some(distributed) = &self.distributed {
             let rabbitmq = distributed.rabbitmq().to_string();
             variables.push(("SLUICE_RABBITMQ__URL", rabbitmq));
+            variables.push(("SLUICE_MASTER_KEY", MASTER_KEY.to_owned()));
             variables.push(("SLUICE_REDIS__URL", distributed.addresses.redis.to_string()));
             if !worker {
                 variables.push(("SLUICE_POSTGRES__URL", distributed.postgres().to_string()));
@@ -399,6 +403,13 @@ impl Cluster {
     /// Starts a process again that was killed or stopped.
     pub(crate) fn start_again(&mut self, name: &str) {
         self.process(name).start_again();
+    }
+
+    /// Starts a process again with another value of a variable.
+    pub(crate) fn start_with(&mut self, name: &str, variable: &str, value: &str) {
+        let process = self.process(name);
+        process.set(variable, value);
+        process.start_again();
     }
 
     /// Asks a process to end, and waits until it has.

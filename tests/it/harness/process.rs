@@ -74,6 +74,13 @@ impl Process {
         self.child = Some(child);
     }
 
+    /// Gives it this variable from its next start on.
+    pub(crate) fn set(&mut self, name: &str, value: &str) {
+        let environment = &mut self.recipe.environment;
+        environment.retain(|(known, _)| known != name);
+        environment.push((name.to_owned(), value.to_owned()));
+    }
+
     /// Whether it runs; reaps it when it has ended by itself.
     pub(crate) fn is_running(&mut self) -> bool {
         self.child

@@ -7,27 +7,30 @@ use lapin::{
     options::{BasicGetOptions, QueueBindOptions, QueueDeclareOptions},
     types::FieldTable,
 };
+use reqwest::Method;
+use serde_json::json;
 use sluice_shared::{api::NewJob, domain::State};
 
 use crate::{
-    harness::{Cluster, Mode, eventually, on_every_mode, prompt},
+    harness::{Cluster, MASTER_KEY, Mode, eventually, on_every_mode, prompt},
     stub::{Play, Stub},
 };
 
 on_every_mode!(no_secret_is_shown_anywhere);
 
 /// The marks that are searched for afterwards.
-const KEYS: [&str; 4] = [
+const KEYS: [&str; 5] = [
     "sk-mark-openai-7f3a91",
     "sk-mark-anthropic-7f3a92",
     "sk-mark-in-a-file-7f3a93",
     "mark-of-a-program-7f3a94",
+    "sk-mark-by-the-api-7f3a95",
 ];
 
 /// Accounts with secrets of every kind. The provider quotes the key that it refuses, and the
 /// program prints its own before it fails.
 fn config(stub: &Stub, key_file: &str) -> String {
-    let [openai, anthropic, _, program] = KEYS;
+    let [openai, anthropic, _, program, _] = KEYS;
     let url = stub.url();
     format!(
         r#"
@@ -70,8 +73,9 @@ async fn no_secret_is_shown_anywhere(mode: Mode) {
         Mode::Distributed => Some(Tap::open(&cluster).await),
         Mode::Embedded => None,
     };
+    let mut answers = vec![add_by_api(&cluster, &stub).await];
     let mut ids = Vec::new();
-    for account in ["openai", "anthropic", "file", "program"] {
+    for account in ["openai", "anthropic", "file", "program", "api"] {
         // The refusal comes last: after it the account is out.
         for text in ["fine", "reject", "break", "refuse"] {
             let job = NewJob {
@@ -93,9 +97,10 @@ async fn no_secret_is_shown_anywhere(mode: Mode) {
         }
     }
     let asked = KEYS.map(|key| stub.count(|ask| ask.key == key));
-    assert_eq!(asked, [4, 4, 4, 0], "the keys were used");
+    assert_eq!(asked, [4, 4, 4, 0, 5], "the keys were used");
 
     let mut shown = Vec::new();
+    shown.append(&mut answers);
     let api = cluster.apis()[0].clone();
     for id in &ids {
         shown.push((
@@ -106,6 +111,8 @@ async fn no_secret_is_shown_anywhere(mode: Mode) {
     for path in [
         "/api/jobs",
         "/api/accounts",
+        "/api/accounts/api",
+        "/api/workers",
         "/api/keys",
         "/metrics",
         "/health",
@@ -114,12 +121,19 @@ async fn no_secret_is_shown_anywhere(mode: Mode) {
         shown.push((path.to_owned(), api.get(path).await.body));
     }
     let truth = cluster.truth().await;
-    let tables = "SELECT COALESCE(error_message, '') FROM attempts UNION ALL SELECT COALESCE(reason, '') FROM account_state";
+    let tables = "SELECT COALESCE(error_message, '') FROM attempts UNION ALL SELECT COALESCE(reason, '') FROM account_state \
+         UNION ALL SELECT settings FROM account_definitions \
+         UNION ALL SELECT secrets FROM account_definitions";
     shown.push((
         "the database".to_owned(),
         truth.column::<String>(tables).await.join("\n"),
     ));
     let mut secrets: Vec<String> = KEYS.iter().map(|key| (*key).to_owned()).collect();
+    secrets.push(MASTER_KEY.to_owned());
+    if mode == Mode::Embedded {
+        let made = fs::read_to_string(cluster.home().join("master.key")).unwrap();
+        secrets.push(made.trim().to_owned());
+    }
     if let Some(tap) = tap {
         shown.push(("messages to workers".to_owned(), tap.bodies().await));
         shown.push((
@@ -145,6 +159,33 @@ async fn no_secret_is_shown_anywhere(mode: Mode) {
     }
 }
 
+/// Adds an account by the API, changes it and tests it; gives every answer.
+async fn add_by_api(cluster: &Cluster, stub: &Stub) -> (String, String) {
+    let api = cluster.api();
+    let mut answers = String::new();
+    let settings = |key: &str| {
+        json!({
+            "id": "api", "provider": "openai", "base_url": stub.url(), "default_model": "m",
+            "api_key": key,
+        })
+    };
+    // Refused, with the key in the request.
+    let mut wrong = settings(KEYS[4]);
+    wrong["api_key"] = json!([KEYS[4]]);
+    answers += &api.post("/api/accounts", &wrong).await.body;
+    let made = api.post("/api/accounts", &settings(KEYS[4])).await;
+    assert_eq!(made.status, 201, "{}", made.body);
+    answers += &made.body;
+    let patch = api.request(Method::PATCH, "/api/accounts/api");
+    answers += &api.send(patch.json(&json!({"weight": 2}))).await.body;
+    answers += &eventually("it is tested", async || {
+        let test = cluster.api().act("/api/accounts/api/test").await;
+        (test.status == 200).then_some(test.body)
+    })
+    .await;
+    ("answers about an account".into(), answers)
+}
+
 /// A queue that gets a copy of whatever goes to the workers.
 struct Tap {
     connection: Connection,
@@ -164,7 +205,7 @@ impl Tap {
             .await
             .unwrap();
         let name = queue.name().clone();
-        for account in ["openai", "anthropic", "file", "program"] {
+        for account in ["openai", "anthropic", "file", "program", "api"] {
             let key = format!("account.{account}");
             let options = QueueBindOptions::default();
             channel

@@ -26,11 +26,14 @@ async fn with_a_worker() -> Api {
         beat_at: now,
         accounts: api
             .app
-            .accounts
+            .roster
+            .accounts()
             .iter()
             .map(|account| account.id.clone())
             .collect(),
         in_flight: vec![],
+        serves_all: false,
+        troubles: Default::default(),
     };
     api.app
         .live

@@ -1,6 +1,7 @@
 //! The edge as its clients see it, on the real embedded planes.
 
 mod access;
+mod account_changes;
 mod connections;
 mod document;
 mod forecast;

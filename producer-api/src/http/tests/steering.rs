@@ -26,6 +26,8 @@ async fn accounts_are_shown_paused_and_resumed() {
         since: clock::now(),
         beat_at: clock::now(),
         accounts: vec!["main".parse().unwrap()],
+        serves_all: false,
+        troubles: Default::default(),
         in_flight: vec![],
     };
     api.app
@@ -39,7 +41,8 @@ async fn accounts_are_shown_paused_and_resumed() {
         accounts["accounts"][0],
         json!({
             "id": "main", "provider": "simulated", "models": ["m1", "m2"], "tags": ["fast", "eu"],
-            "max_concurrency": 8, "weight": 1, "standing": "active", "in_flight": 0, "workers": 1,
+            "max_concurrency": 8, "weight": 1, "source": "configuration",
+            "standing": "active", "in_flight": 0, "workers": 1,
         })
     );
     assert_eq!(

@@ -3,6 +3,7 @@
 #![expect(unreachable_pub, reason = "sea-orm makes public items of these")]
 
 pub(super) mod account;
+pub(super) mod account_definition;
 pub(super) mod account_state;
 pub(super) mod api_key;
 pub(super) mod attempt;
