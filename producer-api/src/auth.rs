@@ -5,6 +5,7 @@
 
 use std::{
     collections::HashMap,
+    future::Future,
     io::Write,
     path::Path,
     sync::{Arc, Mutex, PoisonError},
@@ -42,6 +43,12 @@ const LOOK_UP: Duration = Duration::from_secs(2);
 /// Keys remembered, at most.
 const MOST: usize = 10_000;
 
+/// How long a sign-in of the dashboard lasts.
+pub const SESSION: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// How long a link that signs in once is good for.
+const LINK: Duration = Duration::from_secs(3600);
+
 /// The id of the first admin key. It is fixed, so that two API processes that start at the same
 /// time make one key, not two.
 const FIRST_KEY: Uuid = Uuid::from_u128(1);
@@ -65,6 +72,16 @@ impl Client {
     }
 }
 
+impl From<KeyRow> for Client {
+    fn from(row: KeyRow) -> Self {
+        Self {
+            scope: row.scopes.iter().copied().max().unwrap_or(Scope::Read),
+            key: row.id,
+            name: row.name.into(),
+        }
+    }
+}
+
 /// A new key: its secret and what is stored of it.
 #[derive(Debug)]
 pub struct MintedKey {
@@ -80,10 +97,7 @@ impl MintedKey {
     /// Makes a key.
     #[must_use]
     pub fn generate(name: String, scopes: Vec<Scope>, now: Time) -> Self {
-        let secret = format!(
-            "{PREFIX}{}",
-            BASE64_URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>())
-        );
+        let secret = format!("{PREFIX}{}", token());
         Self::of(secret.into(), Uuid::now_v7(), name, scopes, now)
     }
 
@@ -116,6 +130,11 @@ pub fn view(row: KeyRow) -> KeyView {
     }
 }
 
+/// What nobody can guess.
+fn token() -> String {
+    BASE64_URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>())
+}
+
 fn hash(secret: &str) -> String {
     hex::encode(Sha256::digest(secret.as_bytes()))
 }
@@ -137,15 +156,37 @@ impl Keys {
     /// When the database cannot be reached and the key is not remembered.
     pub async fn client(&self, store: &Store, secret: &str) -> Result<Option<Client>, StoreError> {
         let hash = hash(secret);
+        self.look_up(&hash, store.key_by_hash(&hash)).await
+    }
+
+    /// Who is signed in with this token; `None` when nobody is.
+    ///
+    /// # Errors
+    /// When the database cannot be reached and the session is not remembered.
+    pub async fn signed_in(
+        &self,
+        store: &Store,
+        token: &str,
+    ) -> Result<Option<Client>, StoreError> {
+        let hash = hash(token);
+        self.look_up(&hash, store.key_by_session(&hash, clock::now()))
+            .await
+    }
+
+    async fn look_up(
+        &self,
+        hash: &str,
+        question: impl Future<Output = Result<Option<KeyRow>, StoreError>>,
+    ) -> Result<Option<Client>, StoreError> {
         let now = clock::now();
-        let remembered = self.known().get(&hash).cloned();
+        let remembered = self.known().get(hash).cloned();
         if let Some((at, client)) = &remembered
             && now.since(*at) < FRESH
         {
             return Ok(Some(client.clone()));
         }
         // A database that neither answers nor refuses is as good as away.
-        let looked_up = tokio::time::timeout(LOOK_UP, store.key_by_hash(&hash))
+        let looked_up = tokio::time::timeout(LOOK_UP, question)
             .await
             .unwrap_or_else(|_| Err(StoreError::Unavailable("it does not answer".into())));
         let row = match (looked_up, remembered) {
@@ -154,20 +195,48 @@ impl Keys {
         };
         let mut known = self.known();
         let Some(row) = row else {
-            known.remove(&hash);
+            known.remove(hash);
             return Ok(None);
         };
-        let scope = row.scopes.iter().copied().max().unwrap_or(Scope::Read);
-        let client = Client {
-            key: row.id,
-            name: row.name.into(),
-            scope,
-        };
+        let client = Client::from(row);
         if known.len() >= MOST {
             known.clear();
         }
-        known.insert(hash, (now, client.clone()));
+        known.insert(hash.to_owned(), (now, client.clone()));
         Ok(Some(client))
+    }
+
+    /// Signs a key's client in. The token, which is told to the client and kept nowhere.
+    ///
+    /// # Errors
+    /// When the database cannot be reached.
+    pub async fn sign_in(&self, store: &Store, client: &Client) -> Result<String, StoreError> {
+        let token = token();
+        let now = clock::now();
+        store
+            .insert_session(&hash(&token), client.key, now, now + SESSION)
+            .await?;
+        Ok(token)
+    }
+
+    /// Ends a session. Other API processes may take it for valid for [`FRESH`] more.
+    ///
+    /// # Errors
+    /// When the database cannot be reached.
+    pub async fn sign_out(&self, store: &Store, token: &str) -> Result<(), StoreError> {
+        let hash = hash(token);
+        store.delete_session(&hash).await?;
+        self.known().remove(&hash);
+        Ok(())
+    }
+
+    /// Uses up a link that signs in once. Who it is for; `None` when it is not good any more.
+    ///
+    /// # Errors
+    /// When the database cannot be reached.
+    pub async fn take_link(&self, store: &Store, link: &str) -> Result<Option<Client>, StoreError> {
+        let key = store.take_link(&hash(link), clock::now()).await?;
+        Ok(key.map(Client::from))
     }
 
     /// Forgets a key that was revoked here.
@@ -237,6 +306,25 @@ pub async fn first_key(store: &Store, home: &Path) -> Result<Option<SecretString
             }
         }
     }
+}
+
+/// Makes a link's token that signs in once, as the key in `admin.key`; `None` when there is no such
+/// file, or its key is revoked.
+///
+/// # Errors
+/// When the database cannot be reached.
+pub async fn sign_in_link(store: &Store, home: &Path) -> Result<Option<String>, StoreError> {
+    let Ok(secret) = std::fs::read_to_string(home.join("admin.key")) else {
+        return Ok(None);
+    };
+    let Some(key) = store.key_by_hash(&hash(secret.trim())).await? else {
+        return Ok(None);
+    };
+    let (link, now) = (token(), clock::now());
+    store
+        .insert_link(&hash(&link), key.id, now, now + LINK)
+        .await?;
+    Ok(Some(link))
 }
 
 /// Writes a new file that only its owner can read, whole or not at all.

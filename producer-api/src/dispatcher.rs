@@ -8,9 +8,10 @@ use std::{
 };
 
 use sluice_shared::{
+    api::JobChange,
     broker::BrokerError,
     clock,
-    domain::{Account, Lane, Time, route::Cursor},
+    domain::{Account, Lane, State, Time, route::Cursor},
     message::Dispatch,
 };
 use tokio::sync::{Notify, Semaphore};
@@ -212,6 +213,8 @@ async fn pass(
         .next_cooldown
         .map_or(Duration::MAX, |until| until.since(now));
     if !claimed.dispatches.is_empty() {
+        app.feed
+            .tell(|| claimed.dispatches.iter().map(dispatched).collect());
         let app = app.clone();
         publishing.spawn(async move {
             publish(&app, claimed.dispatches).await;
@@ -219,6 +222,15 @@ async fn pass(
         });
     }
     Pass { again, rest }
+}
+
+fn dispatched(attempt: &Dispatch) -> JobChange {
+    JobChange {
+        job: attempt.job,
+        state: State::Dispatched,
+        attempt: Some(attempt.attempt),
+        account: Some(attempt.account.clone()),
+    }
 }
 
 /// Publishes bound attempts. One that surely was not sent goes back to the backlog; one of which

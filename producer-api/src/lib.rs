@@ -8,8 +8,10 @@
 pub mod app;
 pub mod auth;
 pub mod dispatcher;
+pub mod feed;
 pub mod http;
 pub mod intake;
+pub mod pulse;
 pub mod reaper;
 pub mod redelivered;
 pub mod store;

@@ -76,6 +76,7 @@ impl Waiters {
                 () = shutdown.cancelled() => return,
                 Some(wake) = wakes.recv() => match wake {
                     Wake::Ended { jobs } => self.ended(jobs),
+                    Wake::Watched | Wake::Changed { .. } => {}
                 },
                 _ = poll.tick() => self.look(&store).await,
             }

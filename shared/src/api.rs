@@ -1,11 +1,17 @@
 //! What a client and the API say to each other over HTTP. The server, the command line and the
 //! tests all use these types; the OpenAPI document is made from them.
 
+mod dashboard;
+
 use std::{borrow::Cow, collections::BTreeMap};
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+pub use self::dashboard::{
+    AttemptInHand, JobChange, JobChanges, LaneBacklog, NewSession, Overview, Pulse, PulsePoint,
+    SessionView, UnfinishedJobs, WaitsFor, WorkerList, WorkerView,
+};
 use crate::domain::{AccountId, Completion, Delivery, JobId, Message, Span, State, Time, Usage};
 
 /// A job to run. Give either `prompt` or `messages`; all else is optional.

@@ -31,6 +31,9 @@ const DOCUMENT: &str = "/api/openapi.json";
     tags(
         (name = "jobs", description = "Prompts to run."),
         (name = "accounts", description = "What runs them."),
+        (name = "workers", description = "What serves the accounts."),
+        (name = "overview", description = "How all goes."),
+        (name = "session", description = "Signing in to the dashboard."),
         (name = "keys", description = "Who may do what."),
         (name = "health", description = "How all is. Needs no key."),
     ),

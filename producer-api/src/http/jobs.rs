@@ -145,7 +145,7 @@ pub(super) async fn cancel_job(
     Ok((status, Json(find(&edge, job).await?)))
 }
 
-async fn find(edge: &Edge, id: JobId) -> Result<JobView, ApiError> {
+pub(super) async fn find(edge: &Edge, id: JobId) -> Result<JobView, ApiError> {
     edge.truth(edge.app.store.job(id))
         .await?
         .ok_or_else(|| no_such_job(id))

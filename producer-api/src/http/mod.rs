@@ -9,6 +9,7 @@ mod accept;
 mod accounts;
 mod body;
 mod docs;
+mod events;
 mod extract;
 mod health;
 mod idempotency;
@@ -18,15 +19,19 @@ mod keys;
 mod lane;
 mod list;
 mod metrics;
+mod overview;
 mod pages;
 mod problem;
 mod server;
+mod session;
 mod submit;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;
 mod trace;
+mod web;
+mod workers;
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -36,17 +41,20 @@ use axum::{
     response::Response,
     routing::get,
 };
-use tokio::{net::TcpListener, time::MissedTickBehavior};
+use tokio::{net::TcpListener, sync::Semaphore, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
+pub use self::web::has_dashboard;
 use self::{
     body::Bodies,
     health::Checkup,
     metrics::{Gauges, Responses},
+    overview::Glance,
     problem::ApiError,
+    session::Refusals,
 };
 use crate::{app::App, store::StoreError};
 
@@ -63,6 +71,10 @@ struct Edge {
     bodies: Bodies,
     checkup: Checkup,
     gauges: Gauges,
+    glance: Glance,
+    refusals: Refusals,
+    /// Event streams that may still be opened.
+    streams: Arc<Semaphore>,
     /// Long polls answer at once when it is cancelled.
     shutdown: CancellationToken,
 }
@@ -75,6 +87,9 @@ impl Edge {
             bodies,
             checkup: Checkup::default(),
             gauges: Gauges::default(),
+            glance: Glance::default(),
+            refusals: Refusals::default(),
+            streams: Arc::new(Semaphore::new(events::MOST_STREAMS)),
             shutdown,
             app,
         }
@@ -125,10 +140,19 @@ fn api() -> OpenApiRouter<Arc<Edge>> {
         .routes(routes!(jobs::get_job))
         .routes(routes!(jobs::cancel_job))
         .routes(routes!(accept::retry_job))
+        .routes(routes!(events::job_events))
+        .routes(routes!(events::all_events))
         .routes(routes!(accounts::list_accounts))
         .routes(routes!(accounts::get_account))
         .routes(routes!(accounts::pause_account))
         .routes(routes!(accounts::resume_account))
+        .routes(routes!(workers::list_workers))
+        .routes(routes!(overview::get_overview))
+        .routes(routes!(
+            session::sign_in,
+            session::get_session,
+            session::sign_out
+        ))
         .routes(routes!(keys::list_keys, keys::create_key))
         .routes(routes!(keys::revoke_key))
         .routes(routes!(health::live))
@@ -140,10 +164,10 @@ fn api() -> OpenApiRouter<Arc<Edge>> {
 fn router(edge: Arc<Edge>) -> Router {
     let (router, document) = api().split_for_parts();
     let router = router
-        .route("/", get(pages::home))
+        .route("/", get(web::home))
         .route(problem::PAGE, get(pages::problems))
         .merge(docs::page(docs::complete(document)))
-        .fallback(problem::no_such_route)
+        .fallback(web::file_or_page)
         .method_not_allowed_fallback(problem::method_not_allowed);
     wrap(router).with_state(edge)
 }

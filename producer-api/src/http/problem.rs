@@ -72,6 +72,8 @@ codes! {
         "Send a valid API key as `Authorization: Bearer KEY`.";
     Forbidden = FORBIDDEN, "forbidden", "The key may not do this",
         "The key is valid and lacks the scope that is named, or the job is not its own.";
+    CrossSite = FORBIDDEN, "cross_site", "Not from the dashboard",
+        "A request with the cookie of a sign-in must come with the header `Sluice-Dashboard`, unless it is a GET.";
     NoSuchRoute = NOT_FOUND, "no_such_route", "There is nothing here",
         "The path is not one of the API; /docs lists them.";
     NoSuchJob = NOT_FOUND, "no_such_job", "No such job",
@@ -98,6 +100,8 @@ codes! {
         "Send `Content-Type: application/json`, uncompressed.";
     InvalidJob = UNPROCESSABLE_ENTITY, "invalid_job", "The job cannot be",
         "Each field at fault is named in `errors`; of an array nothing was accepted.";
+    InvalidSession = UNPROCESSABLE_ENTITY, "invalid_session", "Nobody can be signed in by this",
+        "Give either `key` or `link`.";
     InvalidKey = UNPROCESSABLE_ENTITY, "invalid_key", "The key cannot be",
         "Each field at fault is named in `errors`.";
     InvalidCharacter = UNPROCESSABLE_ENTITY, "invalid_character", "A character that cannot be kept",
@@ -108,6 +112,8 @@ codes! {
         "No configured account fits the account, model and tags that the job asks for.";
     IdempotencyKeyReused = UNPROCESSABLE_ENTITY, "idempotency_key_reused", "The key stands for another request",
         "This Idempotency-Key came with another request before; take a new one.";
+    TooManySignIns = TOO_MANY_REQUESTS, "too_many_sign_ins", "Too many sign-ins were refused",
+        "From this address; try again after `Retry-After`.";
     Internal = INTERNAL_SERVER_ERROR, "internal", "A fault of ours",
         "Something went wrong inside; the log says what.";
     Busy = SERVICE_UNAVAILABLE, "busy", "Too much at once",
@@ -183,6 +189,15 @@ impl ApiError {
             header::WWW_AUTHENTICATE,
             HeaderValue::from_static(r#"Bearer realm="sluice""#),
         ));
+        error
+    }
+
+    /// Too many sign-ins were refused.
+    pub(super) fn too_many_sign_ins(wait: std::time::Duration) -> Self {
+        let seconds = wait.as_secs() + 1;
+        let detail = format!("too many sign-ins were refused; try again in {seconds} s");
+        let mut error = Self::new(Code::TooManySignIns, detail);
+        error.0.header = Some((header::RETRY_AFTER, HeaderValue::from(seconds)));
         error
     }
 

@@ -133,7 +133,7 @@ impl Api {
             live,
             metrics: PrometheusBuilder::new().build_recorder().handle(),
         };
-        let (app, groups, _) = assemble(parts);
+        let (app, groups, _, _) = assemble(parts);
         app.store.sync_accounts(&app.accounts).await.unwrap();
         let mut tasks = JoinSet::new();
         tasks.spawn(groups.run(app.store.clone(), app.backlog.clone()));

@@ -10,7 +10,10 @@ mod waiting;
 
 use serde::{Deserialize, Serialize};
 
+use uuid::Uuid;
+
 use crate::{
+    api::JobChange,
     config,
     domain::{AccountId, JobId, Span, Time},
 };
@@ -46,6 +49,15 @@ pub enum Wake {
     Ended {
         /// Which.
         jobs: Vec<JobId>,
+    },
+    /// Someone watches state changes for some seconds from now: tell them.
+    Watched,
+    /// Jobs have come into these states. Told only while someone watches.
+    Changed {
+        /// Which process tells it.
+        from: Uuid,
+        /// In order.
+        changes: Vec<JobChange>,
     },
 }
 

@@ -2,7 +2,9 @@
 
 mod access;
 mod connections;
+mod dashboard;
 mod document;
+mod events;
 mod jobs;
 mod refusals;
 mod steering;

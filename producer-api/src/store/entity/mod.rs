@@ -9,3 +9,4 @@ pub(super) mod attempt;
 pub(super) mod idempotency_key;
 pub(super) mod job;
 pub(super) mod job_payload;
+pub(super) mod session;
