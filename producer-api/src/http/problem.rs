@@ -314,7 +314,7 @@ pub(super) fn clip(text: &str) -> String {
 }
 
 /// The answer for a path that is none.
-pub(super) async fn no_such_route(uri: Uri) -> ApiError {
+pub(super) fn no_such_route(uri: &Uri) -> ApiError {
     let path = clip(uri.path());
     ApiError::new(
         Code::NoSuchRoute,

@@ -143,7 +143,6 @@ pub(super) async fn sign_in(
     get, path = "/api/session", tag = "session", security(("key" = ["read"])),
     responses((status = 200, description = "The client.", body = SessionView))
 )]
-#[expect(clippy::unused_async, reason = "a handler is async")]
 pub(super) async fn get_session(caller: Caller, _: NoParams) -> Json<SessionView> {
     Json(view(&caller.0))
 }

@@ -34,7 +34,7 @@ pub fn has_dashboard() -> bool {
 pub(super) async fn home(headers: HeaderMap) -> Response {
     match index() {
         Some(page) => page,
-        None => pages::home(headers).await.into_response(),
+        None => pages::home(&headers).into_response(),
     }
 }
 
@@ -43,7 +43,7 @@ pub(super) async fn file_or_page(method: Method, uri: Uri, headers: HeaderMap) -
     let path = uri.path().trim_start_matches('/');
     let first = path.split('/').next().unwrap_or_default();
     if NOT_OURS.contains(&first) || !(method == Method::GET || method == Method::HEAD) {
-        return problem::no_such_route(uri).await.into_response();
+        return problem::no_such_route(&uri).into_response();
     }
     if let Some(answer) = file(path, &headers) {
         return answer;
@@ -52,7 +52,7 @@ pub(super) async fn file_or_page(method: Method, uri: Uri, headers: HeaderMap) -
     let is_page = !path.contains('.');
     match index().filter(|_| is_page) {
         Some(page) => page,
-        None => problem::no_such_route(uri).await.into_response(),
+        None => problem::no_such_route(&uri).into_response(),
     }
 }
 

@@ -24,7 +24,6 @@ const MOST_ATTEMPTS: usize = 100;
     get, path = "/api/workers", tag = "workers", security(("key" = ["read"])),
     responses((status = 200, description = "Those that are there, by name.", body = WorkerList))
 )]
-#[expect(clippy::unused_async, reason = "a handler is async")]
 pub(super) async fn list_workers(
     State(edge): State<Arc<Edge>>,
     _: Caller,
