@@ -39,6 +39,8 @@ declare module "@tanstack/react-router" {
 
 // The server puts this answer's nonce on the page's own tags; style elements made later carry it too.
 const nonce = document.querySelector<HTMLScriptElement>("script[nonce]")?.nonce ?? "";
+// What a dialog adds to keep the page behind it still asks for it by this name.
+(window as { __webpack_nonce__?: string }).__webpack_nonce__ = nonce;
 const root = document.getElementById("root");
 
 await startI18n();

@@ -15,6 +15,7 @@ test("the printed link signs in once, and signing out ends it", async ({ page })
   await page.getByRole("button", { name: /Signed in as admin/ }).click();
   await page.getByRole("menuitem", { name: "Sign out" }).click();
   await expect(heading(page, "Sign in to Sluice")).toBeVisible();
+  await page.goto("about:blank");
   await page.goto(`${url()}/sign-in#${process.env.SLUICE_WEB_LINK}`);
   await expect(page.getByRole("alert")).toContainText("used before");
 });
@@ -81,7 +82,11 @@ test("the playground submits, streams and shows the way", async ({ page }) => {
   await signIn(page);
   await page.goto(`${url()}/playground`);
   await page.getByRole("textbox", { name: "Prompt" }).fill("It’s a test of 'quotes'.");
-  await page.getByRole("textbox", { name: "Model" }).fill("sonnet");
+  await page
+    .getByRole("combobox", { name: "Model" })
+    .or(page.getByRole("textbox", { name: "Model" }))
+    .first()
+    .fill("sonnet");
   await expect(page.getByLabel("curl", { exact: true }).last()).toContainText(String.raw`'\''quotes'\''`);
   await page.getByRole("textbox", { name: "Prompt" }).press("Control+Enter");
   const answer = page.getByTestId("answer");

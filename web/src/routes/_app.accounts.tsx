@@ -1,4 +1,4 @@
-import { Badge, Group, Table, Text } from "@mantine/core";
+import { Badge, Group, Table, Text, VisuallyHidden } from "@mantine/core";
 import { IconUsers } from "@tabler/icons-react";
 import { useQuery } from "@tanstack/react-query";
 import { createFileRoute, Link } from "@tanstack/react-router";
@@ -37,7 +37,9 @@ function Accounts() {
                 <Table.Th>{t("accounts.models")}</Table.Th>
                 <Table.Th>{t("accounts.tags")}</Table.Th>
                 <Table.Th ta="right">{t("accounts.weight")}</Table.Th>
-                <Table.Th aria-label={t("common.actions")} />
+                <Table.Th>
+                  <VisuallyHidden>{t("common.actions")}</VisuallyHidden>
+                </Table.Th>
               </Table.Tr>
             </Table.Thead>
             <Table.Tbody>

@@ -1,4 +1,16 @@
-import { Alert, Badge, Button, Group, Modal, Radio, Stack, Table, Text, TextInput } from "@mantine/core";
+import {
+  Alert,
+  Badge,
+  Button,
+  Group,
+  Modal,
+  Radio,
+  Stack,
+  Table,
+  Text,
+  TextInput,
+  VisuallyHidden,
+} from "@mantine/core";
 import { useDisclosure } from "@mantine/hooks";
 import { IconKey, IconLock, IconPlus } from "@tabler/icons-react";
 import { useMutation, useQuery, useQueryClient } from "@tanstack/react-query";
@@ -67,7 +79,9 @@ function Keys() {
                 <Table.Th>{t("keys.scopes")}</Table.Th>
                 <Table.Th>{t("keys.state")}</Table.Th>
                 <Table.Th>{t("keys.created")}</Table.Th>
-                <Table.Th aria-label={t("common.actions")} />
+                <Table.Th>
+                  <VisuallyHidden>{t("common.actions")}</VisuallyHidden>
+                </Table.Th>
               </Table.Tr>
             </Table.Thead>
             <Table.Tbody>

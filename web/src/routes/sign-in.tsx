@@ -20,7 +20,7 @@ function SignIn() {
   const queries = useQueryClient();
   const [key, setKey] = useState("");
   const [empty, setEmpty] = useState(false);
-  const tried = useRef(false);
+  const tried = useRef("");
   const signIn = useMutation<unknown, ApiError, { key?: string; link?: string }>({
     mutationFn: (body) =>
       data(
@@ -36,13 +36,19 @@ function SignIn() {
       await navigate({ to: to?.startsWith("/") && !to.startsWith("//") ? to : "/", replace: true });
     },
   });
+  const { mutate } = signIn;
   useEffect(() => {
-    const link = window.location.hash.slice(1);
-    if (!link || tried.current) return;
-    tried.current = true;
-    window.history.replaceState(null, "", window.location.pathname);
-    signIn.mutate({ link });
-  }, [signIn]);
+    const takeLink = () => {
+      const link = window.location.hash.slice(1);
+      if (!link || tried.current === link) return;
+      tried.current = link;
+      window.history.replaceState(null, "", window.location.pathname);
+      mutate({ link });
+    };
+    takeLink();
+    window.addEventListener("hashchange", takeLink);
+    return () => window.removeEventListener("hashchange", takeLink);
+  }, [mutate]);
   const submit = (event: FormEvent) => {
     event.preventDefault();
     setEmpty(!key.trim());
