@@ -81,14 +81,14 @@ test("a new job shows in the list within a second", async ({ page }) => {
 test("the playground submits, streams and shows the way", async ({ page }) => {
   await signIn(page);
   await page.goto(`${url()}/playground`);
-  await page.getByRole("textbox", { name: "Prompt" }).fill("It’s a test of 'quotes'.");
+  await page.getByRole("textbox", { name: "Prompt", exact: true }).fill("It’s a test of 'quotes'.");
   await page
     .getByRole("combobox", { name: "Model" })
     .or(page.getByRole("textbox", { name: "Model" }))
     .first()
     .fill("sonnet");
   await expect(page.getByLabel("curl", { exact: true }).last()).toContainText(String.raw`'\''quotes'\''`);
-  await page.getByRole("textbox", { name: "Prompt" }).press("Control+Enter");
+  await page.getByRole("textbox", { name: "Prompt", exact: true }).press("Control+Enter");
   const answer = page.getByTestId("answer");
   await expect(page.getByText("Streaming")).toBeVisible();
   const early = (await answer.textContent()) ?? "";
@@ -98,7 +98,9 @@ test("the playground submits, streams and shows the way", async ({ page }) => {
   await expect(heading(page, "Job")).toBeVisible();
   await expect(page.getByText("Answered")).toBeVisible();
   await page.getByRole("link", { name: "Retry with changes" }).click();
-  await expect(page.getByRole("textbox", { name: "Prompt" })).toHaveValue("It’s a test of 'quotes'.");
+  await expect(page.getByRole("textbox", { name: "Prompt", exact: true })).toHaveValue(
+    "It’s a test of 'quotes'.",
+  );
 });
 
 test("a job that runs is cancelled from its page, and retried as a new one", async ({ page }) => {
@@ -149,7 +151,7 @@ test("who may only look is offered nothing else", async ({ page }) => {
   await expect(page.getByText("Answered")).toBeVisible();
   await expect(page.getByRole("button", { name: /Retry|Cancel/ })).toHaveCount(0);
   await page.goto(`${url()}/playground`);
-  await page.getByRole("textbox", { name: "Prompt" }).fill("may I?");
+  await page.getByRole("textbox", { name: "Prompt", exact: true }).fill("may I?");
   await expect(page.getByRole("button", { name: "Submit" })).toBeDisabled();
   await page.goto(`${url()}/keys`);
   await expect(page.getByText("Only an admin sees keys")).toBeVisible();

@@ -1,6 +1,6 @@
 /** Takes the pictures of the documentation: `make screenshots`. */
 import { mkdirSync } from "node:fs";
-import { call, expect, signIn, submit, submitOne, test, url } from "./api";
+import { expect, signIn, submit, submitOne, test, url } from "./api";
 
 const dir = "../docs/screenshots";
 
@@ -18,8 +18,16 @@ test("pictures", async ({ page }) => {
   await page.setViewportSize({ width: 1280, height: 800 });
   const take = async (name: string, path: string) => {
     await page.goto(`${url()}${path}`);
+    await expect(page.getByRole("heading", { level: 1 })).toBeVisible();
+    await expect(
+      page
+        .getByText("Live", { exact: true })
+        .or(page.getByRole("button", { name: "Open navigation" }))
+        .first(),
+    ).toBeVisible();
+    await page.waitForLoadState("load");
     await expect(page.getByRole("status", { name: "Loading" })).toHaveCount(0);
-    if (path === "/") await expect(page.locator(".recharts-bar-rectangle").first()).toBeVisible();
+    if (path === "/") await expect(page.locator(".recharts-surface").first()).toBeVisible();
     await page.screenshot({ path: `${dir}/${name}.png` });
   };
   await take("jobs", "/jobs");
@@ -33,5 +41,4 @@ test("pictures", async ({ page }) => {
   await take("overview-dark", "/");
   await page.setViewportSize({ width: 390, height: 844 });
   await take("overview-phone", "/");
-  await call("GET", "/api/overview");
 });
