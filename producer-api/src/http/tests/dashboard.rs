@@ -178,13 +178,13 @@ async fn the_dashboard_does_not_swallow_what_is_not_its_own() {
         assert!(!policy.contains("unsafe"), "{policy}");
         let script = page
             .text
-            .split("src=\"")
+            .split("src=\"/assets/")
             .nth(1)
             .unwrap()
             .split('"')
             .next()
             .unwrap();
-        let file = api.ask(&format!("GET {script}"), "").await;
+        let file = api.ask(&format!("GET /assets/{script}"), "").await;
         assert!(
             file.header("cache-control").contains("immutable"),
             "{script}"
