@@ -36,13 +36,19 @@ services-stop: ## Stop them, and keep their data
 
 ## Check
 
-.PHONY: test it fault
+.PHONY: test it fault test-web screenshots
 test: needs-cargo web ## Run all tests, against services of their own
 	@deploy/dev/test.sh all
 it: needs-cargo web ## Run the end-to-end tests only
 	@deploy/dev/test.sh it
 fault: needs-cargo web ## Run only those of them that kill services and processes
 	@deploy/dev/test.sh fault
+test-web: needs-cargo web ## Run only the tests of the web interface, in Chromium
+	@deploy/dev/test.sh web
+screenshots: needs-cargo web ## Take the pictures in docs/screenshots anew
+	@deploy/dev/packages.sh compiler chromium
+	cargo build --bin sluice
+	cd web && SLUICE_TEST_CHROMIUM=$$(command -v chromium) npx playwright test --project screenshots
 
 .PHONY: lint
 lint: needs-cargo web cargo-deny ## Run every linter; warnings are errors
@@ -52,7 +58,7 @@ lint: needs-cargo web cargo-deny ## Run every linter; warnings are errors
 	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps
 	cargo deny --log-level error check bans licenses sources
 ifneq ($(wildcard web/package.json),)
-	cd web && npm audit --audit-level=low
+	cd web && npm run audit
 	cd web && npm run lint
 endif
 
@@ -82,7 +88,8 @@ clean: ## Delete what was built, and development services with their data
 ifneq ($(wildcard web/package.json),)
 web: web/dist/index.html ## Build the web interface
 
-web_sources := $(shell find web -path web/node_modules -prune -o -path web/dist -prune -o -type f -print)
+web_sources := openapi.json $(shell find web -path web/node_modules -prune -o -path web/dist -prune -o \
+	-path web/.tanstack -prune -o -path web/test-results -prune -o -path web/src/api/schema.ts -prune -o -type f -print)
 
 web/node_modules/.package-lock.json: web/package.json web/package-lock.json
 	@command -v npm >/dev/null || { echo 'Node.js with npm is missing: https://nodejs.org' >&2; exit 1; }

@@ -9,7 +9,8 @@ use secrecy::SecretString;
 use sluice_consumer_worker::Worker;
 use sluice_producer_api::{
     app::{Parts, serve},
-    auth::first_key,
+    auth::{first_key, sign_in_link},
+    http::has_dashboard,
     store::{Store, StoreError},
 };
 use sluice_shared::{
@@ -78,6 +79,9 @@ pub struct Embedded {
     trial: Option<AccountId>,
     /// The first admin key, when it was made just now: to be shown once.
     pub first_key: Option<SecretString>,
+    /// The token of a link that signs in to the dashboard once; `None` when there is no dashboard
+    /// in this binary, or no admin key in the folder.
+    pub link: Option<String>,
 }
 
 impl Embedded {
@@ -93,6 +97,11 @@ impl Embedded {
             .await
             .with_context(|| path.display().to_string())?;
         let first_key = first_key(&store, home.path()).await?;
+        let link = if has_dashboard() {
+            sign_in_link(&store, home.path()).await?
+        } else {
+            None
+        };
         let made_at_run_time = store.accounts().await?;
         let made_at_run_time = made_at_run_time.iter().any(|row| row.definition.is_some());
         let trial = if made_at_run_time {
@@ -107,6 +116,7 @@ impl Embedded {
             master_key,
             trial,
             first_key,
+            link,
         })
     }
 
@@ -140,6 +150,7 @@ impl Embedded {
             master_key,
             trial,
             first_key: _,
+            link: _,
         } = self;
         let broker = Broker::in_process();
         let live = Live::memory();

@@ -2,7 +2,8 @@
 # Runs the tests, and does all the set-up that they need. What it starts goes when it ends, however it ends; what a run
 # that was itself killed left behind goes at the next one.
 #
-#   test.sh [all|it|fault]      all tests; the end-to-end tests; of those, the ones that kill services and processes
+#   test.sh [all|it|fault|web]  all tests; the end-to-end tests; of those, the ones that kill services and processes;
+#                               the tests of the web interface, in Chromium
 #
 # The tests find in their environment:
 #   SLUICE_POSTGRES__URL, SLUICE_RABBITMQ__URL, SLUICE_RABBITMQ__MANAGEMENT_URL, SLUICE_REDIS__URL
@@ -28,7 +29,8 @@ case $selection in
     all) nextest=() cargo_test=(--tests) ;;
     it) nextest=(-E 'binary(it)') cargo_test=(--test it) ;;
     fault) nextest=(-E "binary(it) & test(/$FAULT/)") cargo_test=(--test it) ;;
-    *) echo "usage: test.sh [all|it|fault]" >&2 && exit 64 ;;
+    web) nextest=() cargo_test=() ;;
+    *) echo "usage: test.sh [all|it|fault|web]" >&2 && exit 64 ;;
 esac
 if [[ -t 1 ]]; then export CARGO_TERM_COLOR=always; fi
 
@@ -119,12 +121,20 @@ with_cargo_test() {
     return "$status"
 }
 
+# They start servers of their own, in the embedded mode.
+in_browser() {
+    local chromium
+    cargo build --bin sluice || return
+    chromium=$(command -v chromium) || return
+    (cd web && SLUICE_TEST_CHROMIUM=$chromium npm test)
+}
+
 # Keeps what is shown, to count in it.
 shown() { "$@" 2>&1 | tee -ai "$run/output"; }
 
 totals() {
     sed 's/\x1b\[[0-9;]*m//g' "$run/output" | awk -v seconds="$((SECONDS - from))" '
-        / Summary \[|^test result:/ {
+        / Summary \[|^test result:|^ +[0-9]+ (passed|failed|flaky|did not run|skipped)/ {
             for (i = 1; i < NF; i++) {
                 what = $(i + 1)
                 if (what ~ /^passed/) passed += $i
@@ -135,7 +145,13 @@ totals() {
         END { printf "Tests: %d passed, %d failed, %d not run, in %d s.\n", passed, failed, skipped, seconds }'
 }
 
+if [[ $selection == web ]]; then
+    "$packages" compiler chromium
+    in_browser
+    exit
+fi
 "$packages" compiler postgres rabbitmq redis
+if [[ $selection == all ]]; then "$packages" chromium; fi
 
 mkdir -p "$work"
 remove_stale_runs
@@ -164,6 +180,9 @@ set_environment
 
 status=0
 shown "$runner" || status=$?
-if [[ $selection == all ]]; then shown cargo test --workspace --doc || status=$?; fi
+if [[ $selection == all ]]; then
+    shown cargo test --workspace --doc || status=$?
+    shown in_browser || status=$?
+fi
 totals
 exit "$status"

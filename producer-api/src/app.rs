@@ -4,6 +4,7 @@ use std::{future::Future, path::Path, sync::Arc, time::Duration};
 
 use metrics_exporter_prometheus::PrometheusHandle;
 use sluice_shared::{
+    api::JobChange,
     broker::Broker,
     clock,
     config::Config,
@@ -18,8 +19,11 @@ use crate::{
     auth::Keys,
     decisions::Decisions,
     dispatcher::{self, Backlog, Publishing},
+    feed::{Feed, Outbox},
     forecast::Measures,
-    http, intake, reaper,
+    http, intake,
+    pulse::Pulse,
+    reaper,
     roster::{self, Roster},
     routes::Routes,
     store::{Store, StoreError, Verdict},
@@ -63,6 +67,10 @@ pub struct App {
     pub keys: Keys,
     /// How long jobs took lately.
     pub measures: Measures,
+    /// State changes, for whoever watches.
+    pub feed: Feed,
+    /// What happened lately.
+    pub pulse: Pulse,
     /// This process's metrics.
     pub metrics: PrometheusHandle,
     /// Ends that other API processes must hear of.
@@ -119,6 +127,8 @@ impl App {
                 }
                 self.backlog
                     .add_keys(settled.requeued.iter().map(String::as_str));
+                self.pulse.settled(verdicts, clock::now());
+                self.tell(settled.moved);
                 self.ended(settled.ended.into_iter());
                 if settled.freed > 0 {
                     self.backlog.wake();
@@ -146,14 +156,28 @@ impl App {
         true
     }
 
+    /// Tells whoever watches that these jobs have come into these states.
+    pub fn tell(&self, jobs: Vec<(JobId, State)>) {
+        self.feed.tell(|| {
+            let change = |(job, state)| JobChange {
+                job,
+                state,
+                attempt: None,
+                account: None,
+            };
+            jobs.into_iter().map(change).collect()
+        });
+    }
+
     /// These jobs have reached a terminal state: counts them and wakes who waits for them.
     pub fn ended(&self, jobs: impl Iterator<Item = (JobId, State)>) {
-        let mut ids = Vec::new();
+        let jobs: Vec<(JobId, State)> = jobs.collect();
         let mut counts = [0_u64; State::ALL.len()];
-        for (job, state) in jobs {
-            counts[state as usize] += 1;
-            ids.push(job);
+        for (_, state) in &jobs {
+            counts[*state as usize] += 1;
         }
+        let ids: Vec<JobId> = jobs.iter().map(|(job, _)| *job).collect();
+        self.tell(jobs);
         for (state, count) in State::ALL
             .into_iter()
             .zip(counts)
@@ -161,6 +185,7 @@ impl App {
         {
             metrics::counter!("sluice_jobs_finished_total", "state" => state.as_str())
                 .increment(count);
+            self.pulse.ended(state, count, clock::now());
         }
         if ids.is_empty() {
             return;
@@ -219,7 +244,7 @@ pub async fn serve(
     listener: TcpListener,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let (app, groups, told) = assemble(parts);
+    let (app, groups, told, outbox) = assemble(parts);
     let (store, live) = (app.store.clone(), app.live.clone());
     app.take_accounts().await?;
     if matches!(app.broker, Broker::InProcess(_)) {
@@ -247,6 +272,11 @@ pub async fn serve(
         stop.clone(),
     )));
     spawn(Box::pin(roster::run(app.clone(), stop.clone())));
+    spawn(Box::pin(app.feed.clone().run(
+        live.clone(),
+        outbox,
+        stop.clone(),
+    )));
     let backlog = app.backlog.clone();
     spawn(Box::pin(app.workers.clone().run(
         live,
@@ -269,7 +299,14 @@ pub async fn serve(
 }
 
 /// Puts the parts together; nothing runs yet.
-pub(crate) fn assemble(parts: Parts) -> (Arc<App>, Groups, mpsc::UnboundedReceiver<Vec<JobId>>) {
+pub(crate) fn assemble(
+    parts: Parts,
+) -> (
+    Arc<App>,
+    Groups,
+    mpsc::UnboundedReceiver<Vec<JobId>>,
+    Outbox,
+) {
     let Parts {
         config,
         store,
@@ -281,6 +318,7 @@ pub(crate) fn assemble(parts: Parts) -> (Arc<App>, Groups, mpsc::UnboundedReceiv
     } = parts;
     let (submitter, groups) = Submitter::new();
     let (ends, told) = mpsc::unbounded_channel();
+    let (feed, outbox) = Feed::new();
     let app = App {
         roster: Roster::default(),
         master_key,
@@ -297,11 +335,13 @@ pub(crate) fn assemble(parts: Parts) -> (Arc<App>, Groups, mpsc::UnboundedReceiv
         workers: Workers::default(),
         keys: Keys::default(),
         measures: Measures::default(),
+        feed,
+        pulse: Pulse::default(),
         metrics,
         ends,
         config,
     };
-    (Arc::new(app), groups, told)
+    (Arc::new(app), groups, told, outbox)
 }
 
 /// In the embedded mode the work plane dies with its process: what was in flight is in nobody's

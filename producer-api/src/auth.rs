@@ -5,6 +5,7 @@
 
 use std::{
     collections::HashMap,
+    future::Future,
     io::Write,
     path::Path,
     sync::{Arc, Mutex, PoisonError},
@@ -42,6 +43,12 @@ const LOOK_UP: Duration = Duration::from_secs(2);
 /// Keys remembered, at most.
 const MOST: usize = 10_000;
 
+/// How long a sign-in of the dashboard lasts.
+pub const SESSION: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// How long a link that signs in once is good for.
+const LINK: Duration = Duration::from_secs(3600);
+
 /// The id of the first admin key. It is fixed, so that two API processes that start at the same
 /// time make one key, not two.
 const FIRST_KEY: Uuid = Uuid::from_u128(1);
@@ -67,6 +74,17 @@ impl Client {
     }
 }
 
+impl From<(KeyRow, ClientRow)> for Client {
+    fn from((row, set): (KeyRow, ClientRow)) -> Self {
+        Self {
+            scope: row.scopes.iter().copied().max().unwrap_or(Scope::Read),
+            key: row.id,
+            name: row.name.into(),
+            requests_per_minute: set.quota.requests_per_minute,
+        }
+    }
+}
+
 /// A new key: its secret and what is stored of it.
 #[derive(Debug)]
 pub struct MintedKey {
@@ -82,10 +100,7 @@ impl MintedKey {
     /// Makes a key.
     #[must_use]
     pub fn generate(name: String, scopes: Vec<Scope>, now: Time) -> Self {
-        let secret = format!(
-            "{PREFIX}{}",
-            BASE64_URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>())
-        );
+        let secret = format!("{PREFIX}{}", token());
         Self::of(secret.into(), Uuid::now_v7(), name, scopes, now)
     }
 
@@ -120,6 +135,11 @@ pub fn view(row: KeyRow, client: ClientRow) -> KeyView {
     }
 }
 
+/// What nobody can guess.
+fn token() -> String {
+    BASE64_URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>())
+}
+
 fn hash(secret: &str) -> String {
     hex::encode(Sha256::digest(secret.as_bytes()))
 }
@@ -141,15 +161,38 @@ impl Keys {
     /// When the database cannot be reached and the key is not remembered.
     pub async fn client(&self, store: &Store, secret: &str) -> Result<Option<Client>, StoreError> {
         let hash = hash(secret);
+        self.look_up(store, &hash, store.key_by_hash(&hash)).await
+    }
+
+    /// Who is signed in with this token; `None` when nobody is.
+    ///
+    /// # Errors
+    /// When the database cannot be reached and the session is not remembered.
+    pub async fn signed_in(
+        &self,
+        store: &Store,
+        token: &str,
+    ) -> Result<Option<Client>, StoreError> {
+        let hash = hash(token);
+        self.look_up(store, &hash, store.key_by_session(&hash, clock::now()))
+            .await
+    }
+
+    async fn look_up(
+        &self,
+        store: &Store,
+        hash: &str,
+        question: impl Future<Output = Result<Option<KeyRow>, StoreError>>,
+    ) -> Result<Option<Client>, StoreError> {
         let now = clock::now();
-        let remembered = self.known().get(&hash).cloned();
+        let remembered = self.known().get(hash).cloned();
         if let Some((at, client)) = &remembered
             && now.since(*at) < FRESH
         {
             return Ok(Some(client.clone()));
         }
         // A database that neither answers nor refuses is as good as away.
-        let looked_up = tokio::time::timeout(LOOK_UP, look_up(store, &hash))
+        let looked_up = tokio::time::timeout(LOOK_UP, with_quota(store, question))
             .await
             .unwrap_or_else(|_| Err(StoreError::Unavailable("it does not answer".into())));
         let row = match (looked_up, remembered) {
@@ -157,22 +200,50 @@ impl Keys {
             (answer, _) => answer?,
         };
         let mut known = self.known();
-        let Some((row, set)) = row else {
-            known.remove(&hash);
+        let Some(found) = row else {
+            known.remove(hash);
             return Ok(None);
         };
-        let scope = row.scopes.iter().copied().max().unwrap_or(Scope::Read);
-        let client = Client {
-            key: row.id,
-            name: row.name.into(),
-            scope,
-            requests_per_minute: set.quota.requests_per_minute,
-        };
+        let client = Client::from(found);
         if known.len() >= MOST {
             known.clear();
         }
-        known.insert(hash, (now, client.clone()));
+        known.insert(hash.to_owned(), (now, client.clone()));
         Ok(Some(client))
+    }
+
+    /// Signs a key's client in. The token, which is told to the client and kept nowhere.
+    ///
+    /// # Errors
+    /// When the database cannot be reached.
+    pub async fn sign_in(&self, store: &Store, client: &Client) -> Result<String, StoreError> {
+        let token = token();
+        let now = clock::now();
+        store
+            .insert_session(&hash(&token), client.key, now, now + SESSION)
+            .await?;
+        Ok(token)
+    }
+
+    /// Ends a session. Other API processes may take it for valid for [`FRESH`] more.
+    ///
+    /// # Errors
+    /// When the database cannot be reached.
+    pub async fn sign_out(&self, store: &Store, token: &str) -> Result<(), StoreError> {
+        let hash = hash(token);
+        store.delete_session(&hash).await?;
+        self.known().remove(&hash);
+        Ok(())
+    }
+
+    /// Uses up a link that signs in once. Who it is for; `None` when it is not good any more.
+    ///
+    /// # Errors
+    /// When the database cannot be reached.
+    pub async fn take_link(&self, store: &Store, link: &str) -> Result<Option<Client>, StoreError> {
+        let hash = hash(link);
+        let found = with_quota(store, store.take_link(&hash, clock::now())).await?;
+        Ok(found.map(Client::from))
     }
 
     /// Forgets a key that was revoked here.
@@ -186,8 +257,12 @@ impl Keys {
     }
 }
 
-async fn look_up(store: &Store, hash: &str) -> Result<Option<(KeyRow, ClientRow)>, StoreError> {
-    let Some(key) = store.key_by_hash(hash).await? else {
+/// The key that is found, with what is set for its client.
+async fn with_quota(
+    store: &Store,
+    question: impl Future<Output = Result<Option<KeyRow>, StoreError>>,
+) -> Result<Option<(KeyRow, ClientRow)>, StoreError> {
+    let Some(key) = question.await? else {
         return Ok(None);
     };
     let client = store.client(&key.name).await?;
@@ -255,6 +330,25 @@ pub async fn first_key(store: &Store, home: &Path) -> Result<Option<SecretString
             }
         }
     }
+}
+
+/// Makes a link's token that signs in once, as the key in `admin.key`; `None` when there is no such
+/// file, or its key is revoked.
+///
+/// # Errors
+/// When the database cannot be reached.
+pub async fn sign_in_link(store: &Store, home: &Path) -> Result<Option<String>, StoreError> {
+    let Ok(secret) = std::fs::read_to_string(home.join("admin.key")) else {
+        return Ok(None);
+    };
+    let Some(key) = store.key_by_hash(&hash(secret.trim())).await? else {
+        return Ok(None);
+    };
+    let (link, now) = (token(), clock::now());
+    store
+        .insert_link(&hash(&link), key.id, now, now + LINK)
+        .await?;
+    Ok(Some(link))
 }
 
 /// Writes a new file that only its owner can read, whole or not at all.

@@ -8,10 +8,11 @@ use std::{
 };
 
 use sluice_shared::{
+    api::JobChange,
     broker::{Broker, BrokerError},
     clock,
     domain::{
-        Account, AccountId, Lane, Time,
+        Account, AccountId, Lane, State, Time,
         route::{Refusal, Routing, Strategy},
     },
     live::{Live, Wake},
@@ -256,11 +257,13 @@ impl Ground {
         }
     }
 
-    /// Notes how the dispatches came about, for those who ask later.
+    /// Notes how the dispatches came about, for those who ask later, and tells those who watch.
     pub(crate) fn note(&self, app: &App, lanes: &[LaneDemand], claimed: &mut Claimed, now: Time) {
         if claimed.dispatches.is_empty() {
             return;
         }
+        app.feed
+            .tell(|| claimed.dispatches.iter().map(dispatched).collect());
         let round = decided(lanes, claimed, &self.unserved, now);
         let attempts = claimed.dispatches.iter();
         app.decisions.note(
@@ -357,6 +360,15 @@ async fn tell_homes(app: &App, sessions: Vec<(String, AccountId)>) {
     }
     if let Err(error) = app.live.wake(&Wake::Homes { sessions }).await {
         tracing::debug!(%error, "where sessions are at home could not be told");
+    }
+}
+
+fn dispatched(attempt: &Dispatch) -> JobChange {
+    JobChange {
+        job: attempt.job,
+        state: State::Dispatched,
+        attempt: Some(attempt.attempt),
+        account: Some(attempt.account.clone()),
     }
 }
 

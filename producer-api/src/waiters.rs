@@ -83,7 +83,7 @@ impl Waiters {
                 () = shutdown.cancelled() => return,
                 Some(wake) = wakes.recv() => match wake {
                     Wake::Ended { jobs } => self.ended(jobs),
-                    Wake::Homes { .. } => {}
+                    Wake::Homes { .. } | Wake::Watched | Wake::Changed { .. } => {}
                     Wake::Accounts => accounts(),
                 },
                 _ = poll.tick() => self.look(&store).await,

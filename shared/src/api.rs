@@ -2,6 +2,7 @@
 //! tests all use these types; the OpenAPI document is made from them.
 
 mod accounts;
+mod dashboard;
 mod routing;
 
 use std::{borrow::Cow, collections::BTreeMap};
@@ -9,14 +10,20 @@ use std::{borrow::Cow, collections::BTreeMap};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-pub use accounts::{
-    AccountChange, AccountSource, AccountTest, AccountTrouble, NewAccount, WorkerList, WorkerView,
+pub use self::{
+    accounts::{
+        AccountChange, AccountSource, AccountTest, AccountTrouble, AttemptInHand, NewAccount,
+        WorkerList, WorkerView,
+    },
+    dashboard::{
+        JobChange, JobChanges, LaneBacklog, NewSession, Overview, Pulse, PulsePoint, SessionView,
+        UnfinishedJobs, WaitsFor,
+    },
+    routing::{
+        AccountStatus, Candidate, DispatchChoice, Dispatched, Explanation, JobCount, LaneStatus,
+        NewRouting, QueueStatus, RoutingSource, RoutingView, StepView, Waiting,
+    },
 };
-pub use routing::{
-    AccountStatus, Candidate, DispatchChoice, Dispatched, Explanation, JobCount, LaneStatus,
-    NewRouting, QueueStatus, RoutingSource, RoutingView, StepView, Waiting,
-};
-
 use crate::domain::{
     AccountId, Completion, Delivery, JobId, Message, Quota, Span, State, Time, Usage,
 };

@@ -49,12 +49,14 @@ pub(crate) async fn run(args: &Args, file: Option<&Path>, home: &Home) -> Result
 
     let used = config_file(file, home);
     let first_key = embedded.first_key.take();
+    let link = embedded.link.take();
     output::print(&welcome(
         &config,
         address,
         home,
         used.as_deref(),
         first_key.as_ref(),
+        link.as_deref(),
     ))?;
     let shutdown = CancellationToken::new();
     let work = async {
@@ -83,6 +85,7 @@ fn welcome(
     home: &Home,
     used: Option<&Path>,
     first_key: Option<&SecretString>,
+    link: Option<&str>,
 ) -> String {
     let file = used.map_or_else(|| "none; every setting has a default".into(), show);
     let accounts: Vec<String> = config
@@ -102,6 +105,13 @@ fn welcome(
         show(&home.admin_key_file()),
         accounts.join(", "),
     );
+    if let Some(link) = link {
+        let _ = write!(
+            text,
+            "\nThe dashboard, by a link that signs you in once, within an hour:\n\
+             \x20 http://{address}/sign-in#{link}\n"
+        );
+    }
     if !address.ip().is_loopback() {
         text += "\nIt listens beyond this machine, without TLS: put a proxy with TLS before it.\n";
     }
@@ -179,18 +189,21 @@ mod tests {
             &home,
             None,
             Some(&key),
+            Some("token"),
         );
         for part in [
             "http://127.0.0.1:4000/docs",
             "/data/admin.key",
             "demo (simulated)",
             "sluice_abc",
+            "http://127.0.0.1:4000/sign-in#token",
             "SLUICE_HOME=/data SLUICE_URL=http://127.0.0.1:4000 sluice submit",
         ] {
             assert!(text.contains(part), "{part} is not in\n{text}");
         }
         assert!(!text.contains("TLS"), "{text}");
-        let open = welcome(&config, "0.0.0.0:3000".parse().unwrap(), &home, None, None);
+        let address = "0.0.0.0:3000".parse().unwrap();
+        let open = welcome(&config, address, &home, None, None, None);
         assert!(
             open.contains("TLS") && !open.contains("shown this once"),
             "{open}"

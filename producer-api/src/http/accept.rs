@@ -312,7 +312,11 @@ async fn keep(edge: &Edge, client: String, checked: Checked) -> Result<Response,
     };
     let answer = tokio::time::timeout(PATIENCE, edge.app.submitter.submit(submission)).await;
     let (jobs, replayed) = match answer.map_err(|_| ApiError::submit_unknown())?? {
-        Submitted::Accepted => (fresh, false),
+        Submitted::Accepted => {
+            edge.app.pulse.accepted(fresh.len(), clock::now());
+            edge.app.tell(fresh.clone());
+            (fresh, false)
+        }
         Submitted::Replayed(ids) => (states_of(edge, &ids).await?, true),
         Submitted::OverQuota(violation) => {
             return Err(ApiError::over_quota(&violation, fresh.len(), clock::now()));

@@ -14,6 +14,7 @@ use sluice_shared::{
 use super::{
     Edge,
     problem::{ApiError, Code, clip},
+    session,
 };
 use crate::auth::Client;
 
@@ -34,7 +35,7 @@ pub(super) fn single(
     Ok(first)
 }
 
-/// Who asks, by a valid API key.
+/// Who asks, by a valid API key or a sign-in.
 #[derive(Debug)]
 pub(super) struct Caller(pub(super) Client);
 
@@ -53,9 +54,14 @@ impl FromRequestParts<Arc<Edge>> for Caller {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, edge: &Arc<Edge>) -> Result<Self, ApiError> {
-        let header = single(&parts.headers, header::AUTHORIZATION)?.ok_or_else(|| {
-            ApiError::unauthorized("send an API key as `Authorization: Bearer KEY`")
-        })?;
+        let Some(header) = single(&parts.headers, header::AUTHORIZATION)? else {
+            return session::caller(parts, edge)
+                .await?
+                .map(Self)
+                .ok_or_else(|| {
+                    ApiError::unauthorized("send an API key as `Authorization: Bearer KEY`")
+                });
+        };
         let secret = header
             .to_str()
             .ok()

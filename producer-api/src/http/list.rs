@@ -77,7 +77,7 @@ pub(super) fn parse(query: Option<&str>) -> Result<Listing, ApiError> {
     })
 }
 
-fn states(text: &str) -> Result<Vec<State>, ApiError> {
+pub(super) fn states(text: &str) -> Result<Vec<State>, ApiError> {
     text.split(',')
         .map(|name| {
             State::from_name(name).ok_or_else(|| {

@@ -12,6 +12,7 @@ mod account_test;
 mod accounts;
 mod body;
 mod docs;
+mod events;
 mod explain;
 mod extract;
 mod fallbacks;
@@ -24,17 +25,20 @@ mod keys;
 mod lane;
 mod list;
 mod metrics;
+mod overview;
 mod pages;
 mod problem;
 mod rate;
 mod routing;
 mod server;
+mod session;
 mod submit;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;
 mod trace;
+mod web;
 mod workers;
 
 use std::{future::Future, sync::Arc, time::Duration};
@@ -46,17 +50,20 @@ use axum::{
     response::Response,
     routing::get,
 };
-use tokio::{net::TcpListener, time::MissedTickBehavior};
+use tokio::{net::TcpListener, sync::Semaphore, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
+pub use self::web::has_dashboard;
 use self::{
     body::Bodies,
     health::Checkup,
     metrics::{Gauges, Responses},
+    overview::Glance,
     problem::ApiError,
+    session::Refusals,
 };
 use crate::{app::App, store::StoreError};
 
@@ -74,6 +81,10 @@ struct Edge {
     checkup: Checkup,
     gauges: Gauges,
     rates: rate::Rates,
+    glance: Glance,
+    refusals: Refusals,
+    /// Event streams that may still be opened.
+    streams: Arc<Semaphore>,
     /// Long polls answer at once when it is cancelled.
     shutdown: CancellationToken,
 }
@@ -87,6 +98,9 @@ impl Edge {
             checkup: Checkup::default(),
             gauges: Gauges::default(),
             rates: rate::Rates::default(),
+            glance: Glance::default(),
+            refusals: Refusals::default(),
+            streams: Arc::new(Semaphore::new(events::MOST_STREAMS)),
             shutdown,
             app,
         }
@@ -141,6 +155,8 @@ fn api() -> OpenApiRouter<Arc<Edge>> {
         .routes(routes!(explain::explain_job))
         .routes(routes!(explain::queue_status))
         .routes(routes!(routing::get_routing, routing::put_routing))
+        .routes(routes!(events::job_events))
+        .routes(routes!(events::all_events))
         .routes(routes!(
             accounts::list_accounts,
             account_changes::create_account
@@ -155,6 +171,12 @@ fn api() -> OpenApiRouter<Arc<Edge>> {
         .routes(routes!(accounts::drain_account))
         .routes(routes!(account_test::try_account))
         .routes(routes!(workers::list_workers))
+        .routes(routes!(overview::get_overview))
+        .routes(routes!(
+            session::sign_in,
+            session::get_session,
+            session::sign_out
+        ))
         .routes(routes!(keys::list_keys, keys::create_key))
         .routes(routes!(keys::change_key, keys::revoke_key))
         .routes(routes!(health::live))
@@ -166,10 +188,10 @@ fn api() -> OpenApiRouter<Arc<Edge>> {
 fn router(edge: Arc<Edge>) -> Router {
     let (router, document) = api().split_for_parts();
     let router = router
-        .route("/", get(pages::home))
+        .route("/", get(web::home))
         .route(problem::PAGE, get(pages::problems))
         .merge(docs::page(docs::complete(document)))
-        .fallback(problem::no_such_route)
+        .fallback(web::file_or_page)
         .method_not_allowed_fallback(problem::method_not_allowed);
     wrap(router).with_state(edge)
 }

@@ -24,7 +24,7 @@ const HEADERS: [(HeaderName, &str); 2] = [
 ];
 
 /// The page at the root: the product, its version, and the first thing to try.
-pub(super) async fn home(headers: HeaderMap) -> impl IntoResponse {
+pub(super) fn home(headers: &HeaderMap) -> impl IntoResponse {
     let host = headers
         .get(header::HOST)
         .and_then(|host| host.to_str().ok())

@@ -78,6 +78,8 @@ codes! {
         "Send a valid API key as `Authorization: Bearer KEY`.";
     Forbidden = FORBIDDEN, "forbidden", "The key may not do this",
         "The key is valid and lacks the scope that is named, or the job is not its own.";
+    CrossSite = FORBIDDEN, "cross_site", "Not from the dashboard",
+        "A request with the cookie of a sign-in must come with the header `Sluice-Dashboard`, unless it is a GET.";
     NoSuchRoute = NOT_FOUND, "no_such_route", "There is nothing here",
         "The path is not one of the API; /docs lists them.";
     NoSuchJob = NOT_FOUND, "no_such_job", "No such job",
@@ -116,6 +118,8 @@ codes! {
         "Each field at fault is named in `errors`; of an array nothing was accepted.";
     InvalidAccount = UNPROCESSABLE_ENTITY, "invalid_account", "The account cannot be",
         "Each setting at fault is named in `errors`; docs/configuration.md lists them all.";
+    InvalidSession = UNPROCESSABLE_ENTITY, "invalid_session", "Nobody can be signed in by this",
+        "Give either `key` or `link`.";
     InvalidKey = UNPROCESSABLE_ENTITY, "invalid_key", "The key cannot be",
         "Each field at fault is named in `errors`.";
     InvalidRouting = UNPROCESSABLE_ENTITY, "invalid_routing", "The routing cannot be",
@@ -134,6 +138,8 @@ codes! {
         "With these jobs the client would have more waiting than its `max_waiting`; nothing was accepted. Try again when some have ended, or in smaller arrays.";
     BudgetSpent = TOO_MANY_REQUESTS, "budget_spent", "The budget is spent",
         "The client has used up the budget named in `violated-policies`; `resets_at` says when it starts anew.";
+    TooManySignIns = TOO_MANY_REQUESTS, "too_many_sign_ins", "Too many sign-ins were refused",
+        "From this address; try again after `Retry-After`.";
     Internal = INTERNAL_SERVER_ERROR, "internal", "A fault of ours",
         "Something went wrong inside; the log says what.";
     Busy = SERVICE_UNAVAILABLE, "busy", "Too much at once",
@@ -256,6 +262,15 @@ impl ApiError {
         error
     }
 
+    /// Too many sign-ins were refused.
+    pub(super) fn too_many_sign_ins(wait: std::time::Duration) -> Self {
+        let seconds = wait.as_secs() + 1;
+        let detail = format!("too many sign-ins were refused; try again in {seconds} s");
+        let mut error = Self::new(Code::TooManySignIns, detail);
+        error.0.header = Some((header::RETRY_AFTER, HeaderValue::from(seconds)));
+        error
+    }
+
     /// The key lacks a scope.
     pub(super) fn forbidden(needed: Scope) -> Self {
         let needed = scope_name(needed);
@@ -373,7 +388,7 @@ pub(super) fn clip(text: &str) -> String {
 }
 
 /// The answer for a path that is none.
-pub(super) async fn no_such_route(uri: Uri) -> ApiError {
+pub(super) fn no_such_route(uri: &Uri) -> ApiError {
     let path = clip(uri.path());
     ApiError::new(
         Code::NoSuchRoute,

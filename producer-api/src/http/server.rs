@@ -25,7 +25,10 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::Service;
 
-use super::problem::{ApiError, Code};
+use super::{
+    problem::{ApiError, Code},
+    session::Peer,
+};
 
 /// How long requests that are under way may take at shutdown.
 const DRAIN: Duration = Duration::from_secs(20);
@@ -122,7 +125,11 @@ async fn serve(
     router: Router,
     shutdown: CancellationToken,
 ) {
-    let service = service_fn(move |request: Request<Incoming>| {
+    let peer = stream.peer_addr().map(|address| Peer(address.ip()));
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        if let Ok(peer) = peer.as_ref() {
+            request.extensions_mut().insert(*peer);
+        }
         let is_long = request
             .body()
             .size_hint()

@@ -136,7 +136,7 @@ impl Api {
             master_key: Some(MasterKey::generate()),
             trial: None,
         };
-        let (app, groups, _) = assemble(parts);
+        let (app, groups, _, _) = assemble(parts);
         app.take_accounts().await.unwrap();
         let mut tasks = JoinSet::new();
         let shutdown = CancellationToken::new();

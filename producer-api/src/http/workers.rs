@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::{Json, extract::State};
 use sluice_shared::{
-    api::{WorkerList, WorkerView},
+    api::{AttemptInHand, WorkerList, WorkerView},
     live::Presence,
 };
 
@@ -13,6 +13,9 @@ use super::{
     extract::{Caller, NoParams},
     problem::ApiError,
 };
+
+/// Attempts that are named, at most.
+const MOST_ATTEMPTS: usize = 100;
 
 /// List the workers.
 ///
@@ -41,6 +44,7 @@ pub(super) async fn list_workers(
 }
 
 fn view(presence: Presence) -> WorkerView {
+    let attempts = presence.in_flight.iter().take(MOST_ATTEMPTS);
     WorkerView {
         id: presence.worker,
         host: presence.host,
@@ -51,6 +55,12 @@ fn view(presence: Presence) -> WorkerView {
         accounts: presence.accounts,
         serves_all: presence.serves_all,
         in_flight: u32::try_from(presence.in_flight.len()).unwrap_or(u32::MAX),
+        attempts: attempts
+            .map(|(job, attempt)| AttemptInHand {
+                job: *job,
+                attempt: *attempt,
+            })
+            .collect(),
         troubles: presence.troubles,
     }
 }

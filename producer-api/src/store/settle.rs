@@ -67,6 +67,8 @@ impl Verdict {
 pub struct Settled {
     /// Jobs that have reached a terminal state, with it.
     pub ended: Vec<(JobId, State)>,
+    /// Jobs that have come into another state that is not terminal, with it.
+    pub moved: Vec<(JobId, State)>,
     /// Attempts that have ended, by account and outcome.
     pub attempts: Vec<(String, &'static str)>,
     /// Lanes with jobs that are waiting again, and may go at once.
@@ -193,7 +195,10 @@ impl Store {
             apply(entry, verdict, &settlement, now);
             if settlement.state.is_terminal() {
                 settled.ended.push((verdict.job(), settlement.state));
-            } else if settlement.state == State::Queued && settlement.due <= now {
+            } else {
+                settled.moved.push((verdict.job(), settlement.state));
+            }
+            if settlement.state == State::Queued && settlement.due <= now {
                 settled.requeued.push(entry.row.lane.clone());
             }
         }

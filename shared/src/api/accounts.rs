@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-use crate::domain::{AccountId, Span, Time, Usage};
+use crate::domain::{AccountId, JobId, Span, Time, Usage};
 
 /// Who made an account.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -97,9 +97,20 @@ pub struct WorkerView {
     pub serves_all: bool,
     /// Attempts in its hands.
     pub in_flight: u32,
+    /// The first of them, at most 100.
+    pub attempts: Vec<AttemptInHand>,
     /// The accounts that it should serve and cannot, each with the reason.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub troubles: BTreeMap<AccountId, String>,
+}
+
+/// An attempt in a worker's hands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AttemptInHand {
+    /// Which job.
+    pub job: JobId,
+    /// Which attempt.
+    pub attempt: u32,
 }
 
 /// The workers that are there.

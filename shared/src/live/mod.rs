@@ -12,7 +12,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use uuid::Uuid;
+
 use crate::{
+    api::JobChange,
     config,
     domain::{AccountId, JobId, Span, Time},
     roll::Roll,
@@ -58,6 +61,15 @@ pub enum Wake {
     /// An account was made, changed or removed: the truth plane has a newer [`Roll`], or the live
     /// plane has.
     Accounts,
+    /// Someone watches state changes for some seconds from now: tell them.
+    Watched,
+    /// Jobs have come into these states. Told only while someone watches.
+    Changed {
+        /// Which process tells it.
+        from: Uuid,
+        /// In order.
+        changes: Vec<JobChange>,
+    },
 }
 
 /// What a worker says of itself with each heartbeat.

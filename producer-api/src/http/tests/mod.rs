@@ -3,7 +3,9 @@
 mod access;
 mod account_changes;
 mod connections;
+mod dashboard;
 mod document;
+mod events;
 mod forecast;
 mod jobs;
 mod quotas;

@@ -13,3 +13,4 @@ pub(super) mod job;
 pub(super) mod job_fallback;
 pub(super) mod job_payload;
 pub(super) mod routing;
+pub(super) mod session;
