@@ -33,7 +33,6 @@ export const en = {
   standing: {
     active: "Active",
     draining: "Draining",
-    draining: "It takes no new jobs; what runs goes on.",
     paused: "Paused",
     auth_failed: "Credential refused",
     out_of_credit: "Out of credit",
@@ -138,6 +137,7 @@ export const en = {
     noAccountsText: "Put one into sluice.toml and start again.",
     authFailed: "Renew its credential, then resume it.",
     outOfCredit: "Add credit at the provider, then resume it.",
+    draining: "It takes no new jobs; what runs goes on.",
     paused: "It takes no new jobs.",
     noWorker: "Start a worker that serves it: sluice worker --account {{account}}",
     cooling: "It takes jobs again {{time}}.",

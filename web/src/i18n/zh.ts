@@ -35,7 +35,6 @@ export const zh: Words = {
   standing: {
     active: "可用",
     draining: "排空中",
-    draining: "不再接受新任务；正在运行的会继续。",
     paused: "已暂停",
     auth_failed: "凭据被拒",
     out_of_credit: "余额不足",
@@ -140,6 +139,7 @@ export const zh: Words = {
     noAccountsText: "请在 sluice.toml 中添加账号并重启。",
     authFailed: "更新凭据，然后恢复该账号。",
     outOfCredit: "在服务商处充值，然后恢复该账号。",
+    draining: "不再接受新任务；正在运行的会继续。",
     paused: "它不接受新任务。",
     noWorker: "启动服务它的工作进程：sluice worker --account {{account}}",
     cooling: "{{time}}恢复接受任务。",
