@@ -175,18 +175,18 @@ impl Store {
             .filter(|(_, result)| **result == Submitted::Accepted)
             .map(|((submission, tags), _)| (submission, tags.as_slice()))
             .collect();
-        let rows = accepted
+        // A claim counts what clients with a quota have in flight; their jobs wait for one.
+        let free = accepted
             .iter()
+            .filter(|(submission, _)| !places.limited.contains(&submission.client))
             .flat_map(|(submission, tags)| submission.rows.iter().zip(tags.iter().copied()));
         let at_once = match claim {
-            Some((claim, cursor)) => {
-                self.bind_at_once(&tx, rows.clone(), claim, cursor, now)
-                    .await?
-            }
+            Some((claim, cursor)) => self.bind_at_once(&tx, free, claim, cursor, now).await?,
             None => None,
         };
         let (claimed, bound) = insert_jobs(&tx, &accepted, at_once, now).await?;
-        fallback::insert(&tx, rows.map(|(row, _)| row), now).await?;
+        let rows = accepted.iter().flat_map(|(submission, _)| &submission.rows);
+        fallback::insert(&tx, rows, now).await?;
         tx.commit().await?;
         let unused = submissions
             .iter()
