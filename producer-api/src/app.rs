@@ -15,6 +15,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     auth::Keys,
+    cooling::{self, Cooling},
     dispatcher::{self, Backlog},
     http, intake, reaper,
     store::{Store, Verdict},
@@ -48,6 +49,8 @@ pub struct App {
     pub keys: Keys,
     /// This process's metrics.
     pub metrics: PrometheusHandle,
+    /// Cooldowns that workers and other accounts must hear of.
+    pub cooling: Cooling,
     /// Ends that other API processes must hear of.
     ends: mpsc::UnboundedSender<Vec<JobId>>,
 }
@@ -87,6 +90,7 @@ impl App {
                 if settled.freed > 0 {
                     self.backlog.wake();
                 }
+                self.cooling.tell(settled.cooling, verdicts);
                 true
             }
             Err(error) => {
@@ -179,7 +183,7 @@ pub async fn serve(
     listener: TcpListener,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let (app, groups, told) = assemble(parts);
+    let (app, groups, told, cooled) = assemble(parts);
     let (store, live) = (app.store.clone(), app.live.clone());
     store.sync_accounts(&app.accounts).await?;
     if matches!(app.broker, Broker::InProcess(_)) {
@@ -194,6 +198,7 @@ pub async fn serve(
     };
     spawn(Box::pin(groups.run(store.clone(), app.backlog.clone())));
     spawn(Box::pin(tell_ends(live.clone(), told)));
+    spawn(Box::pin(cooling::run(app.clone(), cooled, stop.clone())));
     spawn(Box::pin(app.waiters.clone().run(
         store.clone(),
         live.clone(),
@@ -218,8 +223,16 @@ pub async fn serve(
     served
 }
 
+/// The parts together, and what is to be run for them.
+type Assembled = (
+    Arc<App>,
+    Groups,
+    mpsc::UnboundedReceiver<Vec<JobId>>,
+    mpsc::UnboundedReceiver<cooling::News>,
+);
+
 /// Puts the parts together; nothing runs yet.
-pub(crate) fn assemble(parts: Parts) -> (Arc<App>, Groups, mpsc::UnboundedReceiver<Vec<JobId>>) {
+pub(crate) fn assemble(parts: Parts) -> Assembled {
     let Parts {
         config,
         store,
@@ -229,6 +242,7 @@ pub(crate) fn assemble(parts: Parts) -> (Arc<App>, Groups, mpsc::UnboundedReceiv
     } = parts;
     let (submitter, groups) = Submitter::new();
     let (ends, told) = mpsc::unbounded_channel();
+    let (cooling, cooled) = Cooling::new();
     let accounts = config
         .accounts
         .iter()
@@ -246,9 +260,10 @@ pub(crate) fn assemble(parts: Parts) -> (Arc<App>, Groups, mpsc::UnboundedReceiv
         workers: Workers::default(),
         keys: Keys::default(),
         metrics,
+        cooling,
         ends,
     };
-    (Arc::new(app), groups, told)
+    (Arc::new(app), groups, told, cooled)
 }
 
 /// In the embedded mode the work plane dies with its process: what was in flight is in nobody's

@@ -209,7 +209,7 @@ async fn pass(
     }
     let again = !claimed.dispatches.is_empty() && claimed.waiting.contains(&true);
     let rest = claimed
-        .next_cooldown
+        .next_change
         .map_or(Duration::MAX, |until| until.since(now));
     if !claimed.dispatches.is_empty() {
         let app = app.clone();

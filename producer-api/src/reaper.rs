@@ -92,6 +92,14 @@ async fn audit(app: &App) {
         }
         Err(error) => tracing::debug!(%error, "slots could not be counted"),
     }
+    match app.store.audit_windows(&app.accounts, clock::now()).await {
+        Ok(wrong) => {
+            for account in wrong {
+                tracing::error!(account, "charges of an account were wrong and are mended");
+            }
+        }
+        Err(error) => tracing::debug!(%error, "charges could not be counted"),
+    }
 }
 
 async fn look(app: &App, suspicion: &mut Suspicion, now: Time) {

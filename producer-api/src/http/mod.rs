@@ -27,6 +27,7 @@ mod testing;
 #[cfg(test)]
 mod tests;
 mod trace;
+mod windows;
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -127,6 +128,7 @@ fn api() -> OpenApiRouter<Arc<Edge>> {
         .routes(routes!(accept::retry_job))
         .routes(routes!(accounts::list_accounts))
         .routes(routes!(accounts::get_account))
+        .routes(routes!(windows::get_windows))
         .routes(routes!(accounts::pause_account))
         .routes(routes!(accounts::resume_account))
         .routes(routes!(keys::list_keys, keys::create_key))

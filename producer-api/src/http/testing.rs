@@ -133,7 +133,7 @@ impl Api {
             live,
             metrics: PrometheusBuilder::new().build_recorder().handle(),
         };
-        let (app, groups, _) = assemble(parts);
+        let (app, groups, ..) = assemble(parts);
         app.store.sync_accounts(&app.accounts).await.unwrap();
         let mut tasks = JoinSet::new();
         tasks.spawn(groups.run(app.store.clone(), app.backlog.clone()));
@@ -225,6 +225,7 @@ impl Api {
     pub(super) async fn succeed(&self, dispatch: &Dispatch) {
         let now = clock::now();
         let reply = Reply {
+            learned: Vec::new(),
             job: dispatch.job,
             attempt: dispatch.attempt,
             account: dispatch.account.clone(),

@@ -6,10 +6,10 @@ use sea_orm::{
     ActiveValue::Set, ColumnTrait, ConnectionTrait, DbBackend, EntityTrait, QueryFilter,
     QueryOrder, Statement, sea_query::OnConflict,
 };
-use sluice_shared::domain::{Account, AccountId, Standing, Time};
+use sluice_shared::domain::{Account, AccountId, Cooldowns, Standing, Time};
 
 use super::{
-    Store, StoreError, count,
+    Store, StoreError, cooling, count,
     entity::{account, account_state},
     parse_json, to_json,
 };
@@ -27,6 +27,8 @@ pub struct AccountRow {
     pub cooldown_until: Option<Time>,
     /// Why it cools or is out.
     pub reason: Option<String>,
+    /// Each cause for which it cools.
+    pub cooldowns: Cooldowns,
 }
 
 impl Store {
@@ -45,6 +47,7 @@ impl Store {
                 tags: Set(to_json("tags", &account.tags)?),
                 max_concurrency: Set(account.max_concurrency.into()),
                 weight: Set(account.weight.into()),
+                limits: Set(to_json("limits", &account.limits)?),
                 removed: Set(false),
             })
             .on_conflict(
@@ -55,6 +58,7 @@ impl Store {
                         account::Column::Tags,
                         account::Column::MaxConcurrency,
                         account::Column::Weight,
+                        account::Column::Limits,
                         account::Column::Removed,
                     ])
                     .to_owned(),
@@ -68,6 +72,7 @@ impl Store {
                 cooldown_until: Set(None),
                 throttle_streak: Set(0),
                 reason: Set(None),
+                cooldowns: Set(None),
             })
             .on_conflict(
                 OnConflict::column(account_state::Column::Account)
@@ -83,6 +88,7 @@ impl Store {
             .filter(account::Column::Id.is_not_in(names))
             .exec(&tx)
             .await?;
+        self.forget_unlimited(&tx, accounts).await?;
         tx.commit().await?;
         Ok(())
     }
@@ -114,10 +120,13 @@ impl Store {
                 account: Account {
                     id,
                     provider: row.provider,
+                    // Only the configuration knows it.
+                    endpoint: String::new(),
                     models: parse_json("models", &row.models)?,
                     tags: parse_json("tags", &row.tags)?,
                     max_concurrency: count(row.max_concurrency),
                     weight: count(row.weight),
+                    limits: parse_json("limits", &row.limits)?,
                 },
                 standing: state.as_ref().map_or(Standing::Active, |state| {
                     Standing::from_name(&state.standing)
@@ -126,6 +135,9 @@ impl Store {
                 cooldown_until: state
                     .as_ref()
                     .and_then(|state| state.cooldown_until.map(Time::from_millis)),
+                cooldowns: state
+                    .as_ref()
+                    .map_or(Ok(Cooldowns::default()), cooling::read)?,
                 reason: state.and_then(|state| state.reason),
             });
         }
@@ -152,7 +164,11 @@ impl Store {
                     account_state::Column::CooldownUntil,
                     Option::<i64>::None.into(),
                 )
-                .col_expr(account_state::Column::ThrottleStreak, 0_i64.into());
+                .col_expr(account_state::Column::ThrottleStreak, 0_i64.into())
+                .col_expr(
+                    account_state::Column::Cooldowns,
+                    Option::<String>::None.into(),
+                );
         }
         let changed = update
             .filter(account_state::Column::Account.eq(account.as_str()))

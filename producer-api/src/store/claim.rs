@@ -6,7 +6,8 @@ use sea_orm::{
 };
 use sluice_shared::{
     domain::{
-        Account, AccountId, Delivery, Event, JobId, Lane, Request, Span, Standing, State, Time,
+        Account, AccountId, Amounts, Cooldowns, Delivery, Event, Gate, JobId, Lane, Needs, Request,
+        Span, Standing, State, Time,
         route::{self, Binding, Cursor, Head, Seat, Strategy},
     },
     message::{Dispatch, VERSION},
@@ -16,9 +17,11 @@ use uuid::Uuid;
 use super::{
     Store, StoreError,
     bulk::{Column, Rows},
-    count,
+    cooling, count,
     entity::account_state,
-    for_update, parse_json,
+    for_update,
+    limits::{self, Books, Bound},
+    parse_json,
 };
 
 /// A lane that may have jobs waiting.
@@ -50,8 +53,9 @@ pub struct Claimed {
     pub dispatches: Vec<Dispatch>,
     /// For each lane of the claim, whether jobs may still wait in it.
     pub waiting: Vec<bool>,
-    /// The earliest end of a cooldown that keeps an account out.
-    pub next_cooldown: Option<Time>,
+    /// When, without any news, an account can take jobs that wait: a cooldown ends, or a window
+    /// has room.
+    pub next_change: Option<Time>,
 }
 
 /// A waiting job with what its message needs.
@@ -81,24 +85,13 @@ impl Store {
             ..Claimed::default()
         };
         let tx = self.begin().await?;
-        let seats = lock_seats(&tx, claim, now, &mut claimed.next_cooldown).await?;
+        let mut table = lock_seats(self, &tx, claim, now).await?;
         let lanes: Vec<Vec<usize>> = claim
             .lanes
             .iter()
-            .map(|demand| {
-                let admitted = |(_, account): &(usize, &Account)| demand.lane.admits(account);
-                let seat_of = |(_, account): (usize, &Account)| {
-                    seats.iter().position(|seat| seat.account == account.id)
-                };
-                claim
-                    .accounts
-                    .iter()
-                    .enumerate()
-                    .filter(admitted)
-                    .filter_map(seat_of)
-                    .collect()
-            })
+            .map(|demand| table.of_lane(&demand.lane, now, &mut claimed.next_change))
             .collect();
+        let seats = &table.seats;
         let mut heads: Vec<Head> = Vec::new();
         let mut waiting: Vec<Waiting> = Vec::new();
         for (index, demand) in claim.lanes.iter().enumerate() {
@@ -113,12 +106,19 @@ impl Store {
                 claimed.waiting[index] = found == most;
             }
         }
-        let mut bindings = route::plan(&heads, &seats, &lanes, claim.strategy, cursor);
-        bindings.truncate(claim.most);
-        if bindings.is_empty() {
-            tx.rollback().await?;
-            return Ok(claimed);
+        if limits::counts_tokens(table.accounts.iter().copied()) {
+            for (head, waiting) in heads.iter_mut().zip(&waiting) {
+                head.needs = limits::needs(&waiting.request);
+            }
         }
+        let mut bindings = route::plan(&heads, seats, &lanes, claim.strategy, cursor);
+        bindings.truncate(claim.most);
+        let probed = cooling::let_through(
+            &mut bindings,
+            &mut table.cooldowns,
+            |binding| claim.lanes[heads[binding.head].lane].lane.model.as_deref(),
+            now,
+        );
         let mut bound = vec![false; heads.len()];
         for binding in &bindings {
             bound[binding.head] = true;
@@ -126,20 +126,100 @@ impl Store {
         for (head, _) in heads.iter().zip(&bound).filter(|(_, bound)| !**bound) {
             claimed.waiting[head.lane] = true;
         }
-        bind(&tx, &heads, &seats, &waiting, &bindings, now).await?;
+        let charged: Vec<Bound<'_>> = bindings
+            .iter()
+            .filter_map(|binding| {
+                let seat = &table.seats[binding.seat];
+                let head = &heads[binding.head];
+                Some(Bound {
+                    account: &seat.account,
+                    job: head.job,
+                    attempt: waiting[binding.head].attempt + 1,
+                    amounts: seat.allowance.as_ref()?.charge(&head.needs),
+                })
+            })
+            .collect();
+        table.books.charge(&tx, &charged).await?;
+        let room = table.room_at(&lanes, &claimed.waiting, &heads, &bound, now);
+        claimed.next_change = claimed.next_change.into_iter().chain(room).min();
+        if bindings.is_empty() {
+            tx.rollback().await?;
+            return Ok(claimed);
+        }
+        let seats = &table.seats;
+        bind(&tx, &heads, seats, &waiting, &bindings, now).await?;
+        for seat in probed {
+            cooling::write(&tx, &seats[seat].account, &table.cooldowns[seat]).await?;
+        }
         tx.commit().await?;
-        claimed.dispatches = dispatches(&heads, &seats, waiting, &bindings)?;
+        claimed.dispatches = dispatches(&heads, seats, waiting, &bindings)?;
         Ok(claimed)
     }
 }
 
+/// The accounts of a claim, locked: those that are active, with what they can take.
+struct Table<'a> {
+    seats: Vec<Seat>,
+    /// By seat.
+    accounts: Vec<&'a Account>,
+    /// By seat.
+    cooldowns: Vec<Cooldowns>,
+    books: Books,
+}
+
+impl Table<'_> {
+    /// The seats that jobs of a lane may use now. When one will be of use again goes to `next`.
+    fn of_lane(&self, lane: &Lane, now: Time, next: &mut Option<Time>) -> Vec<usize> {
+        let mut seats = Vec::new();
+        for (seat, account) in self.accounts.iter().enumerate() {
+            if !lane.admits(account) {
+                continue;
+            }
+            match self.cooldowns[seat].gate(lane.model.as_deref(), now) {
+                Gate::Open | Gate::HalfOpen => seats.push(seat),
+                Gate::Shut(until) => *next = until.into_iter().chain(*next).min(),
+            }
+        }
+        seats
+    }
+
+    /// When the windows of an account have room for a job that waits, if that takes no news.
+    fn room_at(
+        &self,
+        lanes: &[Vec<usize>],
+        waiting: &[bool],
+        heads: &[Head],
+        bound: &[bool],
+        now: Time,
+    ) -> Option<Time> {
+        let mut next = None;
+        for (lane, seats) in lanes.iter().enumerate().filter(|(lane, _)| waiting[*lane]) {
+            for seat in seats {
+                let Some(allowance) = &self.seats[*seat].allowance else {
+                    continue;
+                };
+                let left = heads.iter().zip(bound).filter(|(_, bound)| !**bound);
+                let charge = left
+                    .filter(|(head, _)| head.lane == lane)
+                    .map(|(head, _)| allowance.charge(&head.needs))
+                    .reduce(Amounts::least)
+                    // None was looked at: there was no room for any.
+                    .unwrap_or_else(|| allowance.charge(&Needs::of(4, Some(1))));
+                let room = self.books.room_at(self.accounts[*seat], &charge, now);
+                next = room.into_iter().chain(next).min();
+            }
+        }
+        next
+    }
+}
+
 /// Locks the accounts that the lanes could use, in one order for all, and tells their room.
-async fn lock_seats(
+async fn lock_seats<'a>(
+    store: &Store,
     tx: &DatabaseTransaction,
-    claim: &Claim<'_>,
+    claim: &'a Claim<'_>,
     now: Time,
-    next_cooldown: &mut Option<Time>,
-) -> Result<Vec<Seat>, StoreError> {
+) -> Result<Table<'a>, StoreError> {
     let of_use: Vec<&Account> = claim
         .accounts
         .iter()
@@ -152,7 +232,13 @@ async fn lock_seats(
         .lock_exclusive()
         .all(tx)
         .await?;
-    let mut seats = Vec::with_capacity(states.len());
+    let books = Books::open(store, tx, &of_use, now).await?;
+    let mut table = Table {
+        seats: Vec::with_capacity(states.len()),
+        accounts: Vec::with_capacity(states.len()),
+        cooldowns: Vec::with_capacity(states.len()),
+        books,
+    };
     for state in states {
         let Some(account) = of_use
             .iter()
@@ -160,25 +246,26 @@ async fn lock_seats(
         else {
             continue;
         };
-        let cooling = state
-            .cooldown_until
-            .map(Time::from_millis)
-            .filter(|until| *until > now);
-        if let Some(until) = cooling {
-            *next_cooldown = Some(next_cooldown.map_or(until, |next| next.min(until)));
+        if Standing::from_name(&state.standing) != Standing::Active {
+            continue;
         }
-        if Standing::from_name(&state.standing) == Standing::Active && cooling.is_none() {
-            let free_slots = account
-                .max_concurrency
-                .saturating_sub(count(state.in_flight));
-            seats.push(Seat {
-                account: account.id.clone(),
-                free_slots,
-                window_room: None,
-            });
-        }
+        let cooldowns = cooling::read(&state)?;
+        let free_slots = account
+            .max_concurrency
+            .saturating_sub(count(state.in_flight));
+        table.seats.push(Seat {
+            account: account.id.clone(),
+            // Half-open as a whole, it takes one.
+            free_slots: match cooldowns.longest() {
+                Some(_) => free_slots.min(1),
+                None => free_slots,
+            },
+            allowance: table.books.allowance(account),
+        });
+        table.accounts.push(account);
+        table.cooldowns.push(cooldowns);
     }
-    Ok(seats)
+    Ok(table)
 }
 
 /// Locks the first jobs of a lane, past those that others hold. Returns how many there were.
@@ -214,6 +301,7 @@ async fn lock_heads(
             priority: i16::try_from(priority).unwrap_or_default(),
             fair_tag: row.try_get_by_index(2)?,
             lane,
+            needs: Needs::default(),
         });
         let at_most_once: bool = row.try_get_by_index(4)?;
         waiting.push(Waiting {

@@ -7,15 +7,25 @@
 mod accounts;
 mod bulk;
 mod claim;
+mod cooling;
 mod entity;
 mod history;
 mod keys;
+mod learned;
+mod limits;
 mod query;
 mod settle;
 mod submit;
 mod sweep;
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::Path,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use sea_orm::{
     ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DatabaseTransaction, DbBackend,
@@ -23,7 +33,10 @@ use sea_orm::{
     sqlx::{self, sqlite::SqliteSynchronous},
 };
 use sluice_migrations::{Migrator, MigratorTrait};
-use sluice_shared::config::{self, Config, ConfigError};
+use sluice_shared::{
+    config::{self, Config, ConfigError},
+    domain::Steady,
+};
 
 pub use accounts::AccountRow;
 pub use claim::{Claim, Claimed, LaneDemand};
@@ -38,6 +51,10 @@ pub use sweep::{InFlight, Swept};
 pub struct Store {
     write: DatabaseConnection,
     read: DatabaseConnection,
+    /// The database's clock, as far as it is to be trusted.
+    steady: Arc<Mutex<Steady>>,
+    /// Some account has limits, so that attempts may be charged.
+    charges: Arc<AtomicBool>,
 }
 
 /// Why the truth plane did not do it.
@@ -112,10 +129,7 @@ impl Store {
             .record_stmt_in_spans(false)
             .map_sqlx_postgres_opts(|options| options.options(POSTGRES_OPTIONS));
         let pool = Database::connect(options).await?;
-        Ok(Self {
-            read: pool.clone(),
-            write: pool,
-        })
+        Ok(Self::over(pool.clone(), pool))
     }
 
     /// Opens or makes the SQLite database of the embedded mode, and brings its schema up to date.
@@ -129,9 +143,23 @@ impl Store {
         })?;
         let write = Self::open_sqlite(path, 1).await?;
         let read = Self::open_sqlite(path, 4).await?;
-        let store = Self { write, read };
+        let store = Self::over(write, read);
         store.migrate().await?;
         Ok(store)
+    }
+
+    fn over(write: DatabaseConnection, read: DatabaseConnection) -> Self {
+        Self {
+            write,
+            read,
+            steady: Arc::default(),
+            charges: Arc::default(),
+        }
+    }
+
+    /// Whether attempts may be charged.
+    fn may_charge(&self) -> bool {
+        self.charges.load(Ordering::Relaxed)
     }
 
     async fn open_sqlite(path: &str, connections: u32) -> Result<DatabaseConnection, StoreError> {

@@ -1,25 +1,23 @@
 //! Settling: what workers report becomes state, history and free slots, many reports at once.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use sea_orm::{
-    ColumnTrait, DatabaseTransaction, EntityTrait, QueryFilter, QueryOrder, QuerySelect,
-};
+use sea_orm::{DatabaseTransaction, EntityTrait, QuerySelect};
 use sluice_shared::{
-    domain::{
-        Cooldown, Delivery, Event, Job, JobId, Outcome, Settlement, Standing, State, Time,
-        job::Refused,
-    },
+    domain::{AccountId, Delivery, Event, Job, JobId, Settlement, State, Time, job::Refused},
     message::{Reply, Report},
 };
 
 use super::{
     Store, StoreError,
     bulk::{Column, Rows},
+    cooling::{self, Left},
     count,
-    entity::{account_state, job},
+    entity::job,
     for_update,
     history::{Ending, History},
+    learned,
+    limits::Ends,
 };
 
 /// What to do about one attempt: a worker's report, or a finding of the API itself.
@@ -46,14 +44,14 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    fn job(&self) -> JobId {
+    pub(super) fn job(&self) -> JobId {
         match self {
             Self::Report(reply) => reply.job,
             Self::Lost { job, .. } | Self::Unpublished { job, .. } => *job,
         }
     }
 
-    fn attempt(&self) -> u32 {
+    pub(super) fn attempt(&self) -> u32 {
         match self {
             Self::Report(reply) => reply.attempt,
             Self::Lost { attempt, .. } | Self::Unpublished { attempt, .. } => *attempt,
@@ -74,6 +72,8 @@ pub struct Settled {
     pub refused: usize,
     /// Slots that have become free.
     pub freed: usize,
+    /// Accounts whose cooldown has changed, with its end; `None` when it is over.
+    pub cooling: Vec<(AccountId, Option<Time>)>,
 }
 
 /// A job while its verdicts are applied.
@@ -81,13 +81,6 @@ struct Open {
     row: job::Model,
     job: Job,
     changed: bool,
-}
-
-/// What a batch of verdicts gives back to an account.
-#[derive(Default)]
-struct Freed {
-    slots: i64,
-    answered: bool,
 }
 
 impl Store {
@@ -106,8 +99,9 @@ impl Store {
         let tx = self.begin().await?;
         let mut open = lock_jobs(&tx, verdicts).await?;
         let mut history = History::default();
-        let mut freed: BTreeMap<String, Freed> = BTreeMap::new();
-        let mut judged: BTreeMap<String, Vec<&Outcome>> = BTreeMap::new();
+        let mut freed: BTreeMap<String, i64> = BTreeMap::new();
+        let mut ends = Ends::load(self, &tx, verdicts).await?;
+        let mut judged: BTreeMap<String, Vec<Left<'_>>> = BTreeMap::new();
         for verdict in verdicts {
             let Some(entry) = open.get_mut(&verdict.job()) else {
                 settled.refused += 1;
@@ -119,17 +113,20 @@ impl Store {
                 continue;
             };
             let account = entry.row.account.clone().unwrap_or_default();
+            ends.note(verdict, entry.row.at_most_once);
+            if was_in_flight && !settlement.state.is_in_flight() {
+                judged.entry(account.clone()).or_default().push(Left {
+                    model: entry.row.model.clone(),
+                    dispatched_at: Time::from_millis(entry.row.dispatched_at.unwrap_or_default()),
+                    outcome: ending.as_ref().and_then(|ending| ending.outcome),
+                });
+            }
             if let Some(ending) = ending {
-                if let Some(outcome) = ending.outcome {
-                    judged.entry(account.clone()).or_default().push(outcome);
-                }
                 settled.attempts.push((account.clone(), ending.name));
                 history.push(&entry.row, verdict, &ending)?;
             }
             if was_in_flight && !settlement.state.is_in_flight() {
-                let freed = freed.entry(account).or_default();
-                freed.slots += 1;
-                freed.answered |= settlement.state == State::Succeeded;
+                *freed.entry(account).or_default() += 1;
                 settled.freed += 1;
             }
             apply(entry, verdict, &settlement, now);
@@ -145,8 +142,10 @@ impl Store {
         )
         .await?;
         history.write(&tx).await?;
-        release(&tx, &freed).await?;
-        judge(&tx, &judged, now, chance).await?;
+        ends.write(self, &tx, freed.keys(), now).await?;
+        let cooling = release(&tx, &freed).await?;
+        settled.cooling = cooling::judge(&tx, &judged, &cooling, now, chance).await?;
+        learned::write(&tx, verdicts).await?;
         tx.commit().await?;
         Ok(settled)
     }
@@ -443,99 +442,29 @@ async fn write_jobs(tx: &DatabaseTransaction, mut open: Vec<Open>) -> Result<(),
     Ok(())
 }
 
-/// Gives slots back, in the order of accounts. An answer also ends a streak of throttles.
+/// Gives slots back, in the order of accounts, and gives the accounts that cool.
 async fn release(
     tx: &DatabaseTransaction,
-    freed: &BTreeMap<String, Freed>,
-) -> Result<(), StoreError> {
+    freed: &BTreeMap<String, i64>,
+) -> Result<BTreeSet<String>, StoreError> {
     let accounts = freed.keys().cloned().collect();
-    let slots = freed.values().map(|freed| freed.slots).collect();
-    let answered = freed
-        .values()
-        .map(|freed| i64::from(freed.answered))
-        .collect();
-    Rows::new(
-        &["account", "freed", "answered"],
-        vec![
-            Column::Text(accounts),
-            Column::Number(slots),
-            Column::Number(answered),
-        ],
+    let slots = freed.values().copied().collect();
+    let rows = Rows::new(
+        &["account", "freed"],
+        vec![Column::Text(accounts), Column::Number(slots)],
     )
-    .execute(
+    .query(
         tx,
-        "UPDATE account_state SET in_flight = in_flight - v.freed, \
-         throttle_streak = throttle_streak * (1 - v.answered) \
-         FROM v WHERE account_state.account = v.account",
+        "UPDATE account_state SET in_flight = in_flight - v.freed FROM v \
+         WHERE account_state.account = v.account \
+         RETURNING account_state.account, account_state.cooldowns IS NOT NULL",
     )
     .await?;
-    Ok(())
-}
-
-/// Lets outcomes change their accounts' standing and cooldown; most change nothing.
-async fn judge(
-    tx: &DatabaseTransaction,
-    judged: &BTreeMap<String, Vec<&Outcome>>,
-    now: Time,
-    chance: fn() -> f64,
-) -> Result<(), StoreError> {
-    let of_note = |outcome: &&Outcome| {
-        matches!(
-            outcome,
-            Outcome::Throttled { .. }
-                | Outcome::Overloaded { .. }
-                | Outcome::AuthFailed { .. }
-                | Outcome::OutOfCredit { .. }
-        )
-    };
-    let names: Vec<&str> = judged
-        .iter()
-        .filter(|(_, outcomes)| outcomes.iter().any(of_note))
-        .map(|(account, _)| account.as_str())
-        .collect();
-    if names.is_empty() {
-        return Ok(());
-    }
-    // Locked by `release` already, in the same order.
-    let states = account_state::Entity::find()
-        .filter(account_state::Column::Account.is_in(names))
-        .order_by_asc(account_state::Column::Account)
-        .all(tx)
-        .await?;
-    for state in states {
-        let before = (
-            Standing::from_name(&state.standing),
-            Cooldown {
-                until: state.cooldown_until.map(Time::from_millis),
-                reason: state.reason.clone(),
-                streak: count(state.throttle_streak),
-            },
-        );
-        let (mut standing, mut cooldown) = before.clone();
-        for outcome in judged.get(&state.account).into_iter().flatten() {
-            let next = standing.after(outcome);
-            if next != standing {
-                cooldown.reason = outcome.error().map(|(_, detail)| detail.to_owned());
-            }
-            standing = next;
-            cooldown = cooldown.after(outcome, now, chance());
-        }
-        if (standing, &cooldown) != (before.0, &before.1) {
-            account_state::Entity::update_many()
-                .col_expr(account_state::Column::Standing, standing.as_str().into())
-                .col_expr(
-                    account_state::Column::CooldownUntil,
-                    cooldown.until.map(Time::as_millis).into(),
-                )
-                .col_expr(
-                    account_state::Column::ThrottleStreak,
-                    i64::from(cooldown.streak).into(),
-                )
-                .col_expr(account_state::Column::Reason, cooldown.reason.into())
-                .filter(account_state::Column::Account.eq(&state.account))
-                .exec(tx)
-                .await?;
+    let mut cooling = BTreeSet::new();
+    for row in rows {
+        if row.try_get_by_index(1)? {
+            cooling.insert(row.try_get_by_index(0)?);
         }
     }
-    Ok(())
+    Ok(cooling)
 }

@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{AccountId, JobId};
+use super::{AccountId, Allowance, JobId, Needs};
 
 /// How an account is chosen among those that could take a job.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,16 +24,31 @@ pub struct Seat {
     pub account: AccountId,
     /// Slots that are free now.
     pub free_slots: u32,
-    /// Requests that its tightest window still allows; `None` without windows.
-    pub window_room: Option<u32>,
+    /// What its windows still allow; `None` without limits.
+    pub allowance: Option<Allowance>,
 }
 
 impl Seat {
-    /// How many more jobs it can take.
+    /// How many more jobs it can take at most; their tokens may leave room for fewer.
     #[must_use]
     pub fn room(&self) -> u32 {
-        self.window_room
-            .map_or(self.free_slots, |room| room.min(self.free_slots))
+        let allowed = self.allowance.as_ref().map_or(u32::MAX, Allowance::jobs);
+        self.free_slots.min(allowed)
+    }
+
+    /// Whether it can take a job with these needs.
+    #[must_use]
+    pub fn fits(&self, needs: &Needs) -> bool {
+        let allowed = self.allowance.as_ref();
+        self.free_slots > 0 && allowed.is_none_or(|allowance| allowance.fits(needs))
+    }
+
+    /// Takes a job with these needs.
+    pub fn take(&mut self, needs: &Needs) {
+        self.free_slots = self.free_slots.saturating_sub(1);
+        if let Some(allowance) = &mut self.allowance {
+            allowance.take(needs);
+        }
     }
 }
 
@@ -48,6 +63,8 @@ pub struct Head {
     pub fair_tag: i64,
     /// Index of its lane in the snapshot.
     pub lane: usize,
+    /// What it will use.
+    pub needs: Needs,
 }
 
 /// What is decided for one job.
@@ -80,12 +97,13 @@ pub fn plan(
         let head = &heads[index];
         (std::cmp::Reverse(head.priority), head.fair_tag, head.job)
     });
-    let mut room: Vec<u32> = seats.iter().map(Seat::room).collect();
+    let mut seats = seats.to_vec();
     let mut bindings = Vec::with_capacity(order.len());
     for head in order {
         let candidates = lanes.get(heads[head].lane).map_or(&[][..], Vec::as_slice);
-        if let Some(seat) = choose(candidates, &room, strategy, cursor) {
-            room[seat] -= 1;
+        let needs = &heads[head].needs;
+        if let Some(seat) = choose(candidates, &seats, needs, strategy, cursor) {
+            seats[seat].take(needs);
             bindings.push(Binding { head, seat });
         }
     }
@@ -94,11 +112,12 @@ pub fn plan(
 
 fn choose(
     candidates: &[usize],
-    room: &[u32],
+    seats: &[Seat],
+    needs: &Needs,
     strategy: Strategy,
     cursor: &mut Cursor,
 ) -> Option<usize> {
-    let has_room = |seat: &usize| room.get(*seat).is_some_and(|room| *room > 0);
+    let has_room = |seat: &usize| seats.get(*seat).is_some_and(|seat| seat.fits(needs));
     match strategy {
         Strategy::RoundRobin => {
             // The first with room after the one that went last, in the order of the seats.
@@ -119,12 +138,19 @@ mod tests {
     use uuid::Uuid;
 
     use super::{Strategy, *};
+    use crate::domain::{Kind, window::Left};
 
-    fn seat(index: usize, free_slots: u32, window_room: Option<u32>) -> Seat {
+    fn seat(index: usize, free_slots: u32, requests: Option<u32>) -> Seat {
+        let left = |requests: u32| Left {
+            kind: Kind::Requests,
+            most: 100,
+            left: requests.into(),
+            typical: 1,
+        };
         Seat {
             account: format!("a{index}").parse().unwrap(),
             free_slots,
-            window_room,
+            allowance: requests.map(|requests| Allowance::new(vec![left(requests)])),
         }
     }
 
@@ -134,6 +160,7 @@ mod tests {
             priority,
             fair_tag: 0,
             lane,
+            needs: Needs::default(),
         }
     }
 
@@ -181,6 +208,35 @@ mod tests {
             &mut Cursor::default(),
         );
         assert_eq!(plan, [Binding { head: 1, seat: 0 }]);
+    }
+
+    #[test]
+    fn a_job_that_is_too_large_for_one_account_goes_to_another() {
+        let tokens = |index, left| Seat {
+            allowance: Some(Allowance::new(vec![Left {
+                kind: Kind::OutputTokens,
+                most: 1000,
+                left,
+                typical: 10,
+            }])),
+            ..seat(index, 9, None)
+        };
+        let needing = |number, tokens| Head {
+            needs: Needs::of(4, Some(tokens)),
+            ..head(number, 0, 0)
+        };
+        let bindings = plan(
+            &[needing(1, 500), needing(2, 90), needing(3, 20)],
+            &[tokens(0, 100), tokens(1, 500)],
+            &[vec![0, 1]],
+            Strategy::RoundRobin,
+            &mut Cursor::default(),
+        );
+        let bound: Vec<(usize, usize)> = bindings
+            .iter()
+            .map(|bound| (bound.head, bound.seat))
+            .collect();
+        assert_eq!(bound, [(0, 1), (1, 0)], "the third waits for room");
     }
 
     proptest! {
