@@ -48,8 +48,8 @@ pub struct Reply {
     /// What it says.
     pub report: Report,
     /// What the provider has said about its own limits.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub learned: Vec<Figure>,
+    #[serde(default, skip_serializing_if = "<[Figure]>::is_empty")]
+    pub learned: Box<[Figure]>,
 }
 
 /// What there is to say about an attempt.

@@ -116,63 +116,116 @@ fn assert_used(accounts: &[Limited], stub: &Stub, from: Instant, until: Instant,
     assert!(least >= LEAST_USE, "{when}:\n{table}");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_window_is_exceeded_and_nearly_all_of_it_is_used_whatever_is_killed() {
-    bounded_by(LIMIT, async {
-        let accounts = [
-            limited("two", 30, 2),
-            limited("five", 40, 5),
-            limited("nine", 150, 9),
-            limited("sixty", 200, 60),
-        ];
-        let stub = Stub::start(|ask| Play::Slowly(10, format!("echo: {}", ask.prompt))).await;
-        let config: String = accounts
-            .iter()
-            .map(|account| account.config(&stub))
-            .collect();
-        let private = [Service::Postgres, Service::Redis];
-        let mut cluster = Cluster::distributed(&config, 2, 3, &private).await;
-        backlog(&cluster, &accounts, 75).await;
+/// How large a run is.
+struct Size {
+    apis: usize,
+    workers: usize,
+    accounts: Vec<Limited>,
+    /// How long nothing is killed, before and after.
+    calm: Duration,
+    limit: Duration,
+}
 
-        // Without any trouble.
-        let calm = Duration::from_secs(20);
-        let begun = Instant::now();
-        rest(calm).await;
-        assert_used(&accounts, &stub, begun, begun + calm, "in calm");
-
-        cluster.kill9("api-1");
-        rest(Duration::from_millis(700)).await;
-        cluster.start_again("api-1");
-        rest(Duration::from_secs(2)).await;
-        cluster.kill9_service(Service::Redis).await;
-        rest(Duration::from_secs(1)).await;
-        cluster.start_service(Service::Redis).await;
-        rest(Duration::from_secs(2)).await;
-        cluster.kill9_service(Service::Postgres).await;
-        rest(Duration::from_secs(1)).await;
-        cluster.start_service(Service::Postgres).await;
-        cluster.kill9("worker-2");
-        rest(Duration::from_secs(1)).await;
-        cluster.start_again("worker-2");
-        rest(Duration::from_secs(8)).await;
-
-        let recovered = Instant::now();
-        rest(calm).await;
-        for account in &accounts {
-            account.never_exceeded(&stub);
+impl Size {
+    /// Small, as one of many tests; `SLUICE_TEST_SIZE=full` asks for more.
+    fn of_environment() -> Self {
+        if std::env::var("SLUICE_TEST_SIZE").is_ok_and(|size| size == "full") {
+            return Self::full();
         }
-        assert_used(&accounts, &stub, recovered, recovered + calm, "afterwards");
-        for account in &accounts {
-            let path = format!("/api/accounts/{}/windows", account.name);
-            let shown: AccountWindows = cluster.api().get(&path).await.is(200);
-            let window = &shown.limits[0];
-            let most = u64::try_from(account.most).unwrap();
-            assert_eq!(window.limit, most, "{shown:?}");
-            assert!(window.used + window.reserved <= most, "{shown:?}");
-            assert!(window.left > 0 || window.resets_at.is_some() || window.reserved > 0);
+        Self {
+            apis: 2,
+            workers: 3,
+            accounts: vec![
+                limited("two", 30, 2),
+                limited("five", 40, 5),
+                limited("nine", 150, 9),
+                limited("sixty", 200, 60),
+            ],
+            calm: Duration::from_secs(20),
+            limit: LIMIT,
         }
-    })
-    .await;
+    }
+
+    /// Twelve accounts, some 20,000 jobs.
+    fn full() -> Self {
+        let windows = [2, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 60];
+        let name = |index: usize| -> &'static str { format!("account-{index}").leak() };
+        let account = |(index, seconds): (usize, u64)| {
+            limited(name(index), usize::try_from(seconds * 9).unwrap(), seconds)
+        };
+        Self {
+            apis: 3,
+            workers: 6,
+            accounts: windows.into_iter().enumerate().map(account).collect(),
+            calm: Duration::from_secs(80),
+            limit: Duration::from_secs(900),
+        }
+    }
+}
+
+/// Named so that it runs beside no other of its kind.
+mod fault {
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn no_window_is_exceeded_and_nearly_all_of_it_is_used_whatever_is_killed() {
+        let size = Size::of_environment();
+        bounded_by(size.limit, Box::pin(survive(&size))).await;
+    }
+}
+
+async fn survive(size: &Size) {
+    let accounts = &size.accounts;
+    let stub = Stub::start(|ask| Play::Slowly(10, format!("echo: {}", ask.prompt))).await;
+    let config: String = accounts
+        .iter()
+        .map(|account| account.config(&stub))
+        .collect();
+    let private = [Service::Postgres, Service::Redis];
+    let mut cluster = Cluster::distributed(&config, size.apis, size.workers, &private).await;
+    backlog(&cluster, accounts, 2 * size.calm.as_secs() + 40).await;
+
+    let begun = Instant::now();
+    rest(size.calm).await;
+    assert_used(accounts, &stub, begun, begun + size.calm, "in calm");
+
+    cluster.kill9("api-1");
+    rest(Duration::from_millis(700)).await;
+    cluster.start_again("api-1");
+    rest(Duration::from_secs(2)).await;
+    cluster.kill9_service(Service::Redis).await;
+    rest(Duration::from_secs(1)).await;
+    cluster.start_service(Service::Redis).await;
+    rest(Duration::from_secs(2)).await;
+    cluster.kill9_service(Service::Postgres).await;
+    rest(Duration::from_secs(1)).await;
+    cluster.start_service(Service::Postgres).await;
+    cluster.kill9("worker-2");
+    rest(Duration::from_secs(1)).await;
+    cluster.start_again("worker-2");
+    rest(Duration::from_secs(8)).await;
+
+    let recovered = Instant::now();
+    rest(size.calm).await;
+    for account in accounts {
+        account.never_exceeded(&stub);
+    }
+    assert_used(
+        accounts,
+        &stub,
+        recovered,
+        recovered + size.calm,
+        "afterwards",
+    );
+    for account in accounts {
+        let path = format!("/api/accounts/{}/windows", account.name);
+        let shown: AccountWindows = cluster.api().get(&path).await.is(200);
+        let window = &shown.limits[0];
+        let most = u64::try_from(account.most).unwrap();
+        assert_eq!(window.limit, most, "{shown:?}");
+        assert!(window.used + window.reserved <= most, "{shown:?}");
+        assert!(window.left > 0 || window.resets_at.is_some() || window.reserved > 0);
+    }
 }
 
 #[tokio::test]

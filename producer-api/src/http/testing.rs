@@ -225,7 +225,7 @@ impl Api {
     pub(super) async fn succeed(&self, dispatch: &Dispatch) {
         let now = clock::now();
         let reply = Reply {
-            learned: Vec::new(),
+            learned: Box::default(),
             job: dispatch.job,
             attempt: dispatch.attempt,
             account: dispatch.account.clone(),

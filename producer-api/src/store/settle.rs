@@ -22,6 +22,7 @@ use super::{
 
 /// What to do about one attempt: a worker's report, or a finding of the API itself.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "nearly all are reports")]
 pub enum Verdict {
     /// A worker said so.
     Report(Reply),

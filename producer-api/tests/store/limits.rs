@@ -63,7 +63,7 @@ fn report(dispatch: &Dispatch, report: Report) -> Verdict {
         account: dispatch.account.clone(),
         worker: "w".into(),
         report,
-        learned: vec![],
+        learned: Box::default(),
     })
 }
 
@@ -438,10 +438,10 @@ async fn what_a_provider_says_is_kept(store: Store) {
         .zip([figure(5, 2), figure(9, 1)])
     {
         let Verdict::Report(reply) = done(dispatch, answer("x")) else {
-            panic!()
+            unreachable!("it is a report")
         };
         let verdict = Verdict::Report(Reply {
-            learned: vec![figure],
+            learned: vec![figure].into(),
             ..reply
         });
         settle(&store, &[verdict]).await;

@@ -141,7 +141,7 @@ async fn claim_any(store: &Store, accounts: &[Account]) -> Vec<Dispatch> {
 
 fn finished(dispatch: &Dispatch, outcome: Outcome) -> Verdict {
     Verdict::Report(Reply {
-        learned: Vec::new(),
+        learned: Box::default(),
         job: dispatch.job,
         attempt: dispatch.attempt,
         account: dispatch.account.clone(),
