@@ -1,3 +1,5 @@
+//! What windows and charges promise.
+
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BinaryHeap},

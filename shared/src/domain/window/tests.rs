@@ -1,3 +1,5 @@
+//! What windows and charges promise.
+
 use super::*;
 
 const LENGTH: Span = Span::seconds(2);
