@@ -36,13 +36,15 @@ services-stop: ## Stop them, and keep their data
 
 ## Check
 
-.PHONY: test it fault
+.PHONY: test it fault limits
 test: needs-cargo web ## Run all tests, against services of their own
 	@deploy/dev/test.sh all
 it: needs-cargo web ## Run the end-to-end tests only
 	@deploy/dev/test.sh it
 fault: needs-cargo web ## Run only those of them that kill services and processes
 	@deploy/dev/test.sh fault
+limits: needs-cargo web ## Run the test of limits at full size, and print how much of each was used
+	@deploy/dev/test.sh limits
 
 .PHONY: lint
 lint: needs-cargo web cargo-deny ## Run every linter; warnings are errors

@@ -59,6 +59,7 @@ pub fn add_trial_account(config: &mut Config) -> anyhow::Result<bool> {
         tags: Vec::new(),
         max_concurrency: 64,
         weight: 1,
+        limits: Vec::new(),
         provider: Provider::Simulated(Simulated::default()),
     };
     config.accounts.insert(TRIAL_ACCOUNT.parse()?, account);

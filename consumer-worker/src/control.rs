@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use sluice_shared::message::Control;
+use tokio::time::Instant;
 
 use crate::engine::Engine;
 
@@ -14,8 +15,16 @@ pub(crate) async fn run(engine: Arc<Engine>) {
     loop {
         match engine.broker.controls().await {
             Ok(mut controls) => {
-                while let Some(Control::Cancel { job, attempt }) = controls.recv().await {
-                    engine.hands.cancel((job, attempt));
+                while let Some(control) = controls.recv().await {
+                    match control {
+                        Control::Cancel { job, attempt } => engine.hands.cancel((job, attempt)),
+                        Control::Cooling { account, span } => {
+                            let served = engine.accounts.iter().find(|served| served.id == account);
+                            if let Some(account) = served {
+                                account.cool(Instant::now(), span.0);
+                            }
+                        }
+                    }
                 }
                 return;
             }

@@ -7,6 +7,7 @@ pub use sea_orm_migration::prelude::MigratorTrait;
 use sea_orm_migration::prelude::*;
 
 mod m0001_spine;
+mod m0002_limits;
 mod m0004_fallbacks;
 mod m0004_routing;
 mod m0005_clients;
@@ -20,6 +21,7 @@ impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
         vec![
             Box::new(m0001_spine::Migration),
+            Box::new(m0002_limits::Migration),
             Box::new(m0004_routing::Migration),
             Box::new(m0004_fallbacks::Migration),
             Box::new(m0005_clients::Migration),

@@ -15,6 +15,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     auth::Keys,
+    cooling::{self, Cooling},
     decisions::Decisions,
     dispatcher::{self, Backlog, Publishing},
     forecast::Measures,
@@ -59,6 +60,8 @@ pub struct App {
     pub measures: Measures,
     /// This process's metrics.
     pub metrics: PrometheusHandle,
+    /// Cooldowns that workers and other accounts must hear of.
+    pub cooling: Cooling,
     /// Ends that other API processes must hear of.
     ends: mpsc::UnboundedSender<Vec<JobId>>,
 }
@@ -99,6 +102,7 @@ impl App {
                 if settled.freed > 0 {
                     self.backlog.wake();
                 }
+                self.cooling.tell(settled.cooling, verdicts);
                 true
             }
             Err(error) => {
@@ -191,7 +195,7 @@ pub async fn serve(
     listener: TcpListener,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let (app, groups, told) = assemble(parts);
+    let (app, groups, told, cooled) = assemble(parts);
     let (store, live) = (app.store.clone(), app.live.clone());
     store.sync_accounts(&app.accounts).await?;
     if matches!(app.broker, Broker::InProcess(_)) {
@@ -206,6 +210,7 @@ pub async fn serve(
     };
     spawn(Box::pin(groups.run(app.clone(), stop.clone())));
     spawn(Box::pin(tell_ends(live.clone(), told)));
+    spawn(Box::pin(cooling::run(app.clone(), cooled, stop.clone())));
     spawn(Box::pin(app.waiters.clone().run(
         store.clone(),
         live.clone(),
@@ -237,8 +242,16 @@ pub async fn serve(
     served
 }
 
+/// The parts together, and what is to be run for them.
+type Assembled = (
+    Arc<App>,
+    Groups,
+    mpsc::UnboundedReceiver<Vec<JobId>>,
+    mpsc::UnboundedReceiver<cooling::News>,
+);
+
 /// Puts the parts together; nothing runs yet.
-pub(crate) fn assemble(parts: Parts) -> (Arc<App>, Groups, mpsc::UnboundedReceiver<Vec<JobId>>) {
+pub(crate) fn assemble(parts: Parts) -> Assembled {
     let Parts {
         config,
         store,
@@ -248,6 +261,7 @@ pub(crate) fn assemble(parts: Parts) -> (Arc<App>, Groups, mpsc::UnboundedReceiv
     } = parts;
     let (submitter, groups) = Submitter::new();
     let (ends, told) = mpsc::unbounded_channel();
+    let (cooling, cooled) = Cooling::new();
     let accounts = config
         .accounts
         .iter()
@@ -268,10 +282,11 @@ pub(crate) fn assemble(parts: Parts) -> (Arc<App>, Groups, mpsc::UnboundedReceiv
         keys: Keys::default(),
         measures: Measures::default(),
         metrics,
+        cooling,
         ends,
         config,
     };
-    (Arc::new(app), groups, told)
+    (Arc::new(app), groups, told, cooled)
 }
 
 /// In the embedded mode the work plane dies with its process: what was in flight is in nobody's

@@ -4,6 +4,7 @@
 //! layer, so that no default hides in code. A key that is not in it is an error.
 
 mod account;
+mod limits;
 mod warm_cli;
 
 use std::{

@@ -23,7 +23,7 @@ pub(crate) use self::{
     process::{hermetic, processes_of},
     services::{Addresses, PrivateSet, Service, given},
     truth::Truth,
-    wait::{PATIENCE, eventually, rest},
+    wait::{PATIENCE, eventually, eventually_within, rest},
 };
 
 /// An HTTP client that goes where it is told, through no proxy.

@@ -17,7 +17,7 @@ use super::{
     extract::{Caller, NoParams},
     problem::{ApiError, Code, clip},
 };
-use crate::{store::AccountRow, workers::Workers};
+use crate::{cooling, store::AccountRow, workers::Workers};
 
 /// List the accounts.
 #[utoipa::path(
@@ -111,11 +111,14 @@ async fn set(
         .await?;
     tracing::info!(%account, standing = standing.as_str(), by = %caller.0.name, "an account was set");
     edge.app.backlog.wake();
+    if standing == Standing::Active {
+        cooling::tell_workers(&edge.app, account, None).await;
+    }
     let row = find(edge, name).await?;
     Ok(Json(view(row, &edge.app.workers, clock::now())))
 }
 
-async fn find(edge: &Edge, name: &str) -> Result<AccountRow, ApiError> {
+pub(super) async fn find(edge: &Edge, name: &str) -> Result<AccountRow, ApiError> {
     let rows = edge.truth(edge.app.store.accounts()).await?;
     rows.into_iter()
         .find(|row| row.account.id.as_str() == name)
@@ -134,6 +137,7 @@ fn view(row: AccountRow, workers: &Workers, now: Time) -> AccountView {
         in_flight,
         cooldown_until,
         reason,
+        ..
     } = row;
     let cooldown_until = cooldown_until.filter(|until| *until > now);
     // What was the reason of a cooldown that is over is none any more.

@@ -32,6 +32,7 @@ mod testing;
 #[cfg(test)]
 mod tests;
 mod trace;
+mod windows;
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -138,6 +139,7 @@ fn api() -> OpenApiRouter<Arc<Edge>> {
         .routes(routes!(explain::queue_status))
         .routes(routes!(accounts::list_accounts))
         .routes(routes!(accounts::get_account))
+        .routes(routes!(windows::get_windows))
         .routes(routes!(accounts::pause_account))
         .routes(routes!(accounts::resume_account))
         .routes(routes!(routing::get_routing, routing::put_routing))

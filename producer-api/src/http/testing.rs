@@ -133,7 +133,7 @@ impl Api {
             live,
             metrics: PrometheusBuilder::new().build_recorder().handle(),
         };
-        let (app, groups, _) = assemble(parts);
+        let (app, groups, ..) = assemble(parts);
         app.store.sync_accounts(&app.accounts).await.unwrap();
         let mut tasks = JoinSet::new();
         let shutdown = CancellationToken::new();
@@ -235,6 +235,7 @@ impl Api {
     pub(super) async fn answer(&self, dispatch: &Dispatch, answer: Completion) {
         let now = clock::now();
         let reply = Reply {
+            learned: Box::default(),
             job: dispatch.job,
             attempt: dispatch.attempt,
             account: dispatch.account.clone(),

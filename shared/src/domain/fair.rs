@@ -177,8 +177,8 @@ mod tests {
                 lane.submit(client % weights.len(), jobs);
                 lane.serve_many(served);
             }
-            for client in 0..weights.len() {
-                lane.submit(client, backlogs[client]);
+            for (client, jobs) in backlogs.into_iter().take(weights.len()).enumerate() {
+                lane.submit(client, jobs);
             }
             lane.served.fill(0);
             while (0..weights.len()).all(|client| lane.waits(client)) {
