@@ -62,6 +62,7 @@ pub fn add_trial_account(config: &mut Config) -> anyhow::Result<Option<AccountId
         tags: Vec::new(),
         max_concurrency: 64,
         weight: 1,
+        limits: Vec::new(),
         provider: Provider::Simulated(Simulated::default()),
     };
     let id: AccountId = TRIAL_ACCOUNT.parse()?;

@@ -11,7 +11,7 @@ use clap::Args;
 use comfy_table::{Table, presets};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use sluice_shared::domain::{
-    JobId, Time,
+    Allowance, JobId, Needs, Time,
     route::{Cursor, Head, LaneSeats, Mark, Seat, Share, Speed, Strategy, plan},
 };
 use uuid::Uuid;
@@ -261,7 +261,9 @@ impl<'a> Run<'a> {
                 .parse()
                 .unwrap_or_else(|_| unreachable!()),
             free_slots: account.slots - self.in_flight[index],
-            window_room: account.quota.map(|quota| quota.requests - self.used[index]),
+            allowance: account
+                .quota
+                .map(|quota| Allowance::of_jobs(quota.requests, quota.requests - self.used[index])),
             in_flight: self.in_flight[index],
             weight: account.weight,
             time_to_result: self.speeds[index].map(|speed| speed.at(self.now)),
@@ -290,6 +292,7 @@ impl<'a> Run<'a> {
                 fair_tag: 0,
                 lane: 0,
                 session: None,
+                needs: Needs::default(),
             })
             .collect();
         let lanes = [LaneSeats {

@@ -1,9 +1,16 @@
 //! An account that this worker serves.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::{
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use metrics::{Counter, Gauge, Histogram};
 use sluice_shared::{config::AccountConfig, domain::AccountId};
+use tokio::time::Instant;
 
 use crate::provider::Provider;
 
@@ -17,7 +24,16 @@ pub(crate) struct Account {
     pub(crate) meters: Meters,
     /// Whether its queue is consumed now.
     consumed: AtomicBool,
+    /// Until when deliveries are given back unrun.
+    cools_until: Mutex<Option<Instant>>,
 }
+
+/// A cooldown's last second is not kept here: whoever dispatches keeps it, by a clock that may be
+/// a little ahead, and what is dispatched after it must run.
+const LAST: Duration = Duration::from_secs(1);
+
+/// What is on its way to an account has come after this time; nothing more is dispatched.
+const ON_ITS_WAY: Duration = Duration::from_secs(60);
 
 impl Account {
     pub(crate) fn new(id: AccountId, config: &AccountConfig, provider: Provider) -> Self {
@@ -28,7 +44,26 @@ impl Account {
             concurrency: u16::try_from(config.max_concurrency).unwrap_or(u16::MAX),
             meters,
             consumed: AtomicBool::new(false),
+            cools_until: Mutex::new(None),
         }
+    }
+
+    /// Gives back for about `span` what is still on its way to it; none at all ends that.
+    pub(crate) fn cool(&self, now: Instant, span: Duration) {
+        let span = span.saturating_sub(LAST).min(ON_ITS_WAY);
+        let until = (!span.is_zero()).then(|| now + span);
+        *self
+            .cools_until
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = until;
+    }
+
+    pub(crate) fn is_cooling(&self, now: Instant) -> bool {
+        let until = *self
+            .cools_until
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        until.is_some_and(|until| now < until)
     }
 
     pub(crate) fn is_consumed(&self) -> bool {
@@ -115,5 +150,25 @@ pub(crate) fn describe_metrics() {
 impl std::fmt::Debug for Meters {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Meters").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing;
+
+    #[tokio::test]
+    async fn an_account_cools_nearly_as_long_as_it_is_told_and_not_longer() {
+        let account = testing::account("");
+        let now = Instant::now();
+        let cools_after = |seconds| account.is_cooling(now + Duration::from_secs(seconds));
+        assert!(!cools_after(0));
+        account.cool(now, Duration::from_secs(20));
+        assert!(cools_after(18) && !cools_after(19));
+        account.cool(now, Duration::from_secs(86_400));
+        assert!(cools_after(59) && !cools_after(60), "by then all has come");
+        account.cool(now, Duration::ZERO);
+        assert!(!cools_after(0));
     }
 }

@@ -5,7 +5,7 @@ use std::{
     panic::AssertUnwindSafe,
     pin::pin,
     sync::{
-        Arc, OnceLock,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU8, Ordering},
     },
     time::Duration,
@@ -14,7 +14,7 @@ use std::{
 use futures::FutureExt;
 use sluice_shared::{
     clock,
-    domain::{Delivery, JobId, Outcome, Time},
+    domain::{Delivery, Figure, JobId, Outcome, ThrottleKind, Time},
     message::{Dispatch, Report},
 };
 use tokio::time::{Instant, timeout};
@@ -25,7 +25,7 @@ use tracing_opentelemetry::OpenTelemetrySpanExt;
 use crate::{
     account::Account,
     engine::Engine,
-    hands::returned,
+    hands::{cooling, returned},
     provider::{Prompt, Sink},
     replies::Then,
 };
@@ -53,6 +53,8 @@ pub(crate) struct Attempt {
     cause: AtomicU8,
     begun: OnceLock<Begun>,
     ended: AtomicBool,
+    /// What its provider has said about its own limits; not told yet.
+    learned: Mutex<Vec<Figure>>,
 }
 
 /// When the provider was called, by the wall clock and by one that never jumps.
@@ -87,7 +89,13 @@ impl Attempt {
             cause: AtomicU8::new(0),
             begun: OnceLock::new(),
             ended: AtomicBool::new(false),
+            learned: Mutex::new(Vec::new()),
         }
+    }
+
+    /// What its provider has said about its own limits since the last time.
+    pub(crate) fn take_learned(&self) -> Vec<Figure> {
+        std::mem::take(&mut *self.learned.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Tells the provider to stop.
@@ -128,10 +136,11 @@ impl Attempt {
     }
 
     fn finished(&self, outcome: Outcome) -> Report {
-        let started_at = self.begun().map(|begun| begun.at);
+        let begun = self.begun();
         Report::Finished {
-            started_at,
-            finished_at: clock::now(),
+            started_at: begun.map(|begun| begun.at),
+            // The span between them is what counts, and a clock that is set must not change it.
+            finished_at: begun.map_or_else(clock::now, |begun| begun.at + begun.instant.elapsed()),
             outcome,
         }
     }
@@ -187,14 +196,38 @@ async fn conduct(engine: &Engine, attempt: &Attempt, dispatch: &Dispatch) -> Opt
         Some(Cause::Request) => return Some(attempt.finished(Outcome::Cancelled)),
         Some(_) => return Some(returned()),
         None if engine.hands.is_draining() => return Some(returned()),
+        None if attempt.account.is_cooling(Instant::now()) => return Some(cooling()),
         None => {}
     }
     attempt.begin();
     let outcome = call(engine, attempt, dispatch).await;
     let outcome = verdict(outcome, attempt.cause(), attempt.delivery);
+    cool(&attempt.account, &outcome);
     tracing::debug!(outcome = outcome.name(), "attempt ended");
     Some(attempt.finished(outcome))
 }
+
+/// What an outcome means for what is still on its way to the account. For how long it takes no
+/// new jobs, the truth plane says.
+fn cool(account: &Account, outcome: &Outcome) {
+    let until = match outcome {
+        // One family of models cools alone, and its jobs learn it from the provider.
+        Outcome::Throttled {
+            throttle: ThrottleKind::Model,
+            ..
+        } => return,
+        Outcome::Throttled { until, .. } | Outcome::Overloaded { until, .. } => *until,
+        Outcome::AuthFailed { .. } | Outcome::OutOfCredit { .. } => {
+            return account.cool(Instant::now(), Duration::MAX);
+        }
+        _ => return,
+    };
+    let span = until.map_or(SHORT_REST, |until| until.since(clock::now()));
+    account.cool(Instant::now(), span);
+}
+
+/// The shortest rest that the truth plane gives an account when no time is named.
+const SHORT_REST: Duration = Duration::from_secs(2);
 
 /// Tells the truth plane that the provider is about to be called, and waits until that is
 /// certain. False when the worker goes away first.
@@ -248,6 +281,10 @@ async fn call(engine: &Engine, attempt: &Attempt, dispatch: &Dispatch) -> Outcom
             }
         }
     };
+    *attempt
+        .learned
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner) = sink.take_learned();
     drop(sink);
     if streaming && !engine.streams.are_down() {
         // Too late is no fault: the text is in the result as well.

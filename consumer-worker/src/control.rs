@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use sluice_shared::message::Control;
-use tokio::task::JoinSet;
+use tokio::{task::JoinSet, time::Instant};
 
 use crate::{engine::Engine, test_call};
 
@@ -33,6 +33,11 @@ pub(crate) async fn run(engine: Arc<Engine>) {
 fn obey(engine: &Arc<Engine>, control: Control, tests: &mut JoinSet<()>) {
     match control {
         Control::Cancel { job, attempt } => engine.hands.cancel((job, attempt)),
+        Control::Cooling { account, span } => {
+            if let Some(account) = engine.services.get(&account) {
+                account.cool(Instant::now(), span.0);
+            }
+        }
         Control::Accounts => engine.roll_changed.notify_one(),
         Control::Test {
             worker,

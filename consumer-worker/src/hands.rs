@@ -385,6 +385,10 @@ impl State {
             attempt.end();
             return Some(Received::Answer(attempt, returned()));
         }
+        if account.is_cooling(attempt.received) {
+            attempt.end();
+            return Some(Received::Answer(attempt, cooling()));
+        }
         if attempt.delivery == domain::Delivery::AtLeastOnce {
             self.unannounced.push_back(attempt.clone());
         }
@@ -396,6 +400,13 @@ impl State {
 pub(crate) fn returned() -> Report {
     Report::Returned {
         reason: "the worker is shutting down".into(),
+    }
+}
+
+/// What is said about an attempt that came too late: its account takes no jobs for now.
+pub(crate) fn cooling() -> Report {
+    Report::Returned {
+        reason: "the account is cooling".into(),
     }
 }
 

@@ -120,6 +120,7 @@ pub(crate) fn channel(
 impl Replies {
     pub(crate) fn send(&self, attempt: &Attempt, report: Report, then: Then) {
         let reply = Reply {
+            learned: attempt.take_learned().into(),
             job: attempt.job,
             attempt: attempt.number,
             account: attempt.account.id.clone(),
@@ -322,6 +323,7 @@ mod tests {
         let (job, account, worker) = (JobId::generate(), account_id(), String::new());
         Outgoing {
             reply: Reply {
+                learned: Box::default(),
                 job,
                 attempt: 1,
                 account,

@@ -4,6 +4,7 @@
 #
 #   test.sh [all|it|fault|web]  all tests; the end-to-end tests; of those, the ones that kill services and processes;
 #                               the tests of the web interface, in Chromium
+#   test.sh limits              the test of limits at full size: 3 API and 6 worker processes, 12 accounts, 5 minutes
 #
 # The tests find in their environment:
 #   SLUICE_POSTGRES__URL, SLUICE_RABBITMQ__URL, SLUICE_RABBITMQ__MANAGEMENT_URL, SLUICE_REDIS__URL
@@ -22,6 +23,7 @@ from=$SECONDS
 
 # As in .config/nextest.toml.
 readonly FAULT='(^|::|_)faults?(::|_|$)'
+readonly LIMITS=no_window_is_exceeded_and_nearly_all_of_it_is_used_whatever_is_killed
 readonly CLAUDE_VERSION=2.1.208
 
 selection=${1:-all}
@@ -30,7 +32,11 @@ case $selection in
     it) nextest=(-E 'binary(it)') cargo_test=(--test it) ;;
     fault) nextest=(-E "binary(it) & test(/$FAULT/)") cargo_test=(--test it) ;;
     web) nextest=() cargo_test=() ;;
-    *) echo "usage: test.sh [all|it|fault|web]" >&2 && exit 64 ;;
+    limits)
+        export SLUICE_TEST_SIZE=full
+        nextest=(--success-output final -E 'binary(it) & test(/^limits::fault::/)') cargo_test=(--test it "limits::fault::$LIMITS")
+        ;;
+    *) echo "usage: test.sh [all|it|fault|web|limits]" >&2 && exit 64 ;;
 esac
 if [[ -t 1 ]]; then export CARGO_TERM_COLOR=always; fi
 

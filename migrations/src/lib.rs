@@ -7,6 +7,7 @@ pub use sea_orm_migration::prelude::MigratorTrait;
 use sea_orm_migration::prelude::*;
 
 mod m0001_spine;
+mod m0002_limits;
 mod m0002_sessions;
 mod m0003_runtime_accounts;
 mod m0004_fallbacks;
@@ -22,6 +23,7 @@ impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
         vec![
             Box::new(m0001_spine::Migration),
+            Box::new(m0002_limits::Migration),
             Box::new(m0002_sessions::Migration),
             Box::new(m0003_runtime_accounts::Migration),
             Box::new(m0004_routing::Migration),

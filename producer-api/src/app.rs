@@ -17,6 +17,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     auth::Keys,
+    cooling::{self, Cooling},
     decisions::Decisions,
     dispatcher::{self, Backlog, Publishing},
     feed::{Feed, Outbox},
@@ -73,6 +74,8 @@ pub struct App {
     pub pulse: Pulse,
     /// This process's metrics.
     pub metrics: PrometheusHandle,
+    /// Cooldowns that workers and other accounts must hear of.
+    pub cooling: Cooling,
     /// Ends that other API processes must hear of.
     ends: mpsc::UnboundedSender<Vec<JobId>>,
 }
@@ -133,6 +136,7 @@ impl App {
                 if settled.freed > 0 {
                     self.backlog.wake();
                 }
+                self.cooling.tell(settled.cooling, verdicts);
                 true
             }
             Err(error) => {
@@ -244,7 +248,13 @@ pub async fn serve(
     listener: TcpListener,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let (app, groups, told, outbox) = assemble(parts);
+    let Assembled {
+        app,
+        groups,
+        told,
+        outbox,
+        cooled,
+    } = assemble(parts);
     let (store, live) = (app.store.clone(), app.live.clone());
     app.take_accounts().await?;
     if matches!(app.broker, Broker::InProcess(_)) {
@@ -260,6 +270,7 @@ pub async fn serve(
     spawn(Box::pin(groups.run(app.clone(), stop.clone())));
     spawn(Box::pin(tell_ends(live.clone(), told)));
     let roster = app.roster.clone();
+    spawn(Box::pin(cooling::run(app.clone(), cooled, stop.clone())));
     spawn(Box::pin(app.waiters.clone().run(
         store.clone(),
         live.clone(),
@@ -298,15 +309,19 @@ pub async fn serve(
     served
 }
 
+/// The parts together, and what is to be run for them.
+pub(crate) struct Assembled {
+    pub(crate) app: Arc<App>,
+    pub(crate) groups: Groups,
+    /// Jobs that have ended.
+    told: mpsc::UnboundedReceiver<Vec<JobId>>,
+    outbox: Outbox,
+    /// Accounts that cool.
+    cooled: mpsc::UnboundedReceiver<cooling::News>,
+}
+
 /// Puts the parts together; nothing runs yet.
-pub(crate) fn assemble(
-    parts: Parts,
-) -> (
-    Arc<App>,
-    Groups,
-    mpsc::UnboundedReceiver<Vec<JobId>>,
-    Outbox,
-) {
+pub(crate) fn assemble(parts: Parts) -> Assembled {
     let Parts {
         config,
         store,
@@ -319,6 +334,7 @@ pub(crate) fn assemble(
     let (submitter, groups) = Submitter::new();
     let (ends, told) = mpsc::unbounded_channel();
     let (feed, outbox) = Feed::new();
+    let (cooling, cooled) = Cooling::new();
     let app = App {
         roster: Roster::default(),
         master_key,
@@ -338,10 +354,17 @@ pub(crate) fn assemble(
         feed,
         pulse: Pulse::default(),
         metrics,
+        cooling,
         ends,
         config,
     };
-    (Arc::new(app), groups, told, outbox)
+    Assembled {
+        app: Arc::new(app),
+        groups,
+        told,
+        outbox,
+        cooled,
+    }
 }
 
 /// In the embedded mode the work plane dies with its process: what was in flight is in nobody's

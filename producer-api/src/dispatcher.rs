@@ -315,7 +315,7 @@ async fn pass(app: &Arc<App>) -> Pass {
     }
     let again = !claimed.dispatches.is_empty() && claimed.waiting.contains(&true);
     let rest = claimed
-        .next_cooldown
+        .next_change
         .map_or(Duration::MAX, |until| until.since(now));
     if !claimed.dispatches.is_empty() {
         app.publishing.publish(app, claimed, room).await;

@@ -8,8 +8,8 @@ use std::{
 use sluice_shared::{
     clock,
     domain::{
-        Account, AccountId, Lane, Standing, Time,
-        forecast::{Limit, Server, Takes, Window},
+        Account, Kind, Lane, Ledger, Standing, Time,
+        forecast::{Limit, LimitKind, Server, Takes, Window},
     },
 };
 
@@ -67,7 +67,7 @@ impl App {
                 },
                 busy: state.in_flight,
                 cooldown,
-                windows: windows_of(&state.account.id),
+                windows: windows_of(&state.account, &state.ledger, now),
                 takes: own.map_or(average, takes),
             };
             measured.push(Measured {
@@ -97,14 +97,28 @@ impl App {
     }
 }
 
-/// The limits of an account with what is used of them. Accounts have slots and cooldowns so far.
-fn windows_of(_: &AccountId) -> Vec<Window> {
-    let limits: Vec<Limit> = Vec::new();
-    let unused = |limit| Window {
-        limit,
-        used: Vec::new(),
+/// The limits of an account with what is used of them.
+fn windows_of(account: &Account, ledger: &Ledger, now: Time) -> Vec<Window> {
+    let window = |limit: &sluice_shared::domain::Limit| {
+        let used = ledger.window(limit).map(|window| window.leaving(now));
+        let used = used.into_iter().flatten();
+        Window {
+            limit: Limit {
+                kind: match limit.kind {
+                    Kind::Requests => LimitKind::Requests,
+                    Kind::InputTokens => LimitKind::InputTokens,
+                    Kind::OutputTokens => LimitKind::OutputTokens,
+                    Kind::Cost => LimitKind::Cost,
+                },
+                limit: limit.most,
+                window: limit.window,
+            },
+            used: used
+                .map(|(leaves, amount)| (leaves.since(now), amount))
+                .collect(),
+        }
     };
-    limits.into_iter().map(unused).collect()
+    account.limits.iter().map(window).collect()
 }
 
 fn takes(measure: &Measure) -> Takes {

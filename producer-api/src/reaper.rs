@@ -101,6 +101,18 @@ async fn audit(app: &App) {
     if let Err(error) = app.store.mend_fair_tags(clock::now()).await {
         tracing::debug!(%error, "places in fair queueing could not be mended");
     }
+    match app
+        .store
+        .audit_windows(&app.roster.accounts(), clock::now())
+        .await
+    {
+        Ok(wrong) => {
+            for account in wrong {
+                tracing::error!(account, "charges of an account were wrong and are mended");
+            }
+        }
+        Err(error) => tracing::debug!(%error, "charges could not be counted"),
+    }
 }
 
 async fn look(app: &App, suspicion: &mut Suspicion, now: Time) {

@@ -129,6 +129,7 @@ mod tests {
     fn doubt(job: JobId) -> Doubt {
         Doubt {
             reply: Reply {
+                learned: Box::default(),
                 job,
                 attempt: 1,
                 account: "a".parse().unwrap(),

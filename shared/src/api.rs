@@ -25,7 +25,8 @@ pub use self::{
     },
 };
 use crate::domain::{
-    AccountId, Completion, Delivery, JobId, Message, Quota, Span, State, Time, Usage,
+    AccountId, Cause, Completion, Delivery, Figure, JobId, Kind, Message, Quota, Span, State, Time,
+    Usage,
 };
 
 /// A job to run. Give either `prompt` or `messages`; all else is optional.
@@ -187,6 +188,13 @@ pub struct JobView {
     /// Before this time it is not dispatched; shown while it waits.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub run_at: Option<Time>,
+    /// When the first account that may run it comes back, when all of them are out; only when one
+    /// job is read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting_until: Option<Time>,
+    /// Why all accounts that may run it are out; only when one job is read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting_for: Option<String>,
     /// If it has not begun by this time, it ends `expired`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Time>,
@@ -379,6 +387,59 @@ pub struct AccountView {
 pub struct AccountList {
     /// By name.
     pub accounts: Vec<AccountView>,
+}
+
+/// How far an account has used its limits, why it cools, and what its provider says.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct AccountWindows {
+    /// The account.
+    pub account: AccountId,
+    /// Each configured limit.
+    pub limits: Vec<WindowView>,
+    /// Each cause for which it takes no jobs, or none of one family of models.
+    pub cooldowns: Vec<CooldownView>,
+    /// What its provider has said about its own limits last.
+    pub learned: Vec<Figure>,
+}
+
+/// One limit as it is now. Cost is in millionths of a US dollar.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct WindowView {
+    /// What is counted.
+    pub kind: Kind,
+    /// The length of the window.
+    pub window: Span,
+    /// How much any window of this length may hold.
+    pub limit: u64,
+    /// What the provider may have seen within the last window.
+    pub used: u64,
+    /// Reserved for attempts of which it is not known yet that they have reached the provider.
+    pub reserved: u64,
+    /// How much more can be dispatched now.
+    pub left: u64,
+    /// When there is room for one more; none when there is now, or when that depends on attempts
+    /// under way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resets_at: Option<Time>,
+}
+
+/// A cause for which an account takes no jobs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct CooldownView {
+    /// Why.
+    pub cause: Cause,
+    /// The family of models that it is about, with the cause `model`; none for the default model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub family: Option<String>,
+    /// From this time on one job is let through, and its answer opens the account.
+    pub until: Time,
+    /// When the limit ends, by the provider's word.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resets_at: Option<Time>,
+    /// That one job is under way.
+    pub probing: bool,
+    /// The provider's words.
+    pub reason: String,
 }
 
 /// What an API key may do. Each includes what stands before it.

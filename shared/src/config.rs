@@ -5,6 +5,7 @@
 
 mod account;
 mod first_release;
+mod limits;
 mod setting;
 mod warm_cli;
 

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::{AccountId, Delivery, JobId, Outcome, Request, Span, Time};
+use crate::domain::{AccountId, Delivery, Figure, JobId, Outcome, Request, Span, Time};
 
 /// The version of this schema.
 pub const VERSION: u8 = 1;
@@ -47,6 +47,9 @@ pub struct Reply {
     pub worker: String,
     /// What it says.
     pub report: Report,
+    /// What the provider has said about its own limits.
+    #[serde(default, skip_serializing_if = "<[Figure]>::is_empty")]
+    pub learned: Box<[Figure]>,
 }
 
 /// What there is to say about an attempt.
@@ -113,6 +116,14 @@ pub enum Control {
         account: AccountId,
         /// The stream of the answer.
         test: JobId,
+    },
+    /// Give back what is on its way to this account and not begun.
+    Cooling {
+        /// Which account.
+        account: AccountId,
+        /// For how long from now; no time at all when it takes jobs again. Not a point in time,
+        /// because clocks differ.
+        span: Span,
     },
 }
 

@@ -297,6 +297,7 @@ async fn a_queue_that_comes_back_without_a_leader_is_made_anew() {
             attempt: 1,
             account,
             worker: "w".into(),
+            learned: Box::default(),
             report: Report::Redelivered,
         };
         let attempts = [dispatch];

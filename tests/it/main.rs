@@ -12,6 +12,7 @@ mod claude;
 mod cli;
 mod fault;
 mod harness;
+mod limits;
 mod promises;
 mod stub;
 mod tidy;

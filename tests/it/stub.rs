@@ -6,7 +6,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     fmt,
     sync::{Arc, Mutex},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use axum::{
@@ -40,6 +40,8 @@ pub(crate) enum Play {
     Slowly(u64, String),
     /// An error with this status and code.
     Refuse(u16, &'static str),
+    /// Too many requests: come back after these seconds.
+    Throttle(u64),
 }
 
 /// A provider that runs until it is dropped.
@@ -57,6 +59,8 @@ struct Book {
 #[derive(Debug, Default)]
 struct Pages {
     asked: HashMap<Ask, usize>,
+    /// By key: when each request came.
+    arrivals: BTreeMap<String, Vec<Instant>>,
     /// By key: requests under way, and the most that ever were.
     at_once: BTreeMap<String, (usize, usize)>,
     /// Every request's body.
@@ -131,6 +135,12 @@ impl Stub {
         prompts
     }
 
+    /// When each request with this key came, oldest first.
+    pub(crate) fn arrivals(&self, key: &str) -> Vec<Instant> {
+        let state = self.book.state.lock().unwrap();
+        state.arrivals.get(key).cloned().unwrap_or_default()
+    }
+
     /// What was sent to it as a collector of traces.
     pub(crate) fn exports(&self) -> Vec<Vec<u8>> {
         self.book.state.lock().unwrap().exports.clone()
@@ -172,6 +182,8 @@ impl UnderWay {
         let mut state = book.state.lock().unwrap();
         state.bodies += &format!("{body}\n");
         *state.asked.entry(ask.clone()).or_default() += 1;
+        let arrivals = state.arrivals.entry(ask.key.clone()).or_default();
+        arrivals.push(Instant::now());
         let (now, most) = state.at_once.entry(ask.key.clone()).or_default();
         *now += 1;
         *most = (*most).max(*now);
@@ -287,6 +299,11 @@ async fn answer(
                 Body::from(events),
             )
                 .into_response()
+        }
+        Play::Throttle(seconds) => {
+            let error = json!({ "error": { "type": "rate_limit_error", "message": "slow down" } });
+            let retry_after = [(header::RETRY_AFTER, seconds.to_string())];
+            (StatusCode::TOO_MANY_REQUESTS, retry_after, Json(error)).into_response()
         }
         Play::Refuse(status, code) => {
             // Providers quote what they refuse.

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use sluice_shared::domain::Outcome;
+use sluice_shared::domain::{Figure, Outcome};
 
 use super::Sink;
 
@@ -34,6 +34,11 @@ impl<'a> Answer<'a> {
         self.text.push_str(&delta);
         self.sink.text(delta);
         Ok(())
+    }
+
+    /// What the provider says about its own limits.
+    pub(super) fn learn(&self, figures: impl IntoIterator<Item = Figure>) {
+        self.sink.learn(figures);
     }
 
     pub(super) fn is_empty(&self) -> bool {

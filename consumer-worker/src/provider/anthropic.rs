@@ -88,8 +88,15 @@ impl Anthropic {
     async fn ask(&self, request: &Request, answer: Answer<'_>) -> Result<Completion, Outcome> {
         let body = self.body(request)?;
         match self.endpoint.post(&["messages"], body).await? {
-            Ok(events) => read(events, answer).await,
-            Err(refusal) => Err(judge(&refusal.error, &refusal.headers, clock::now())),
+            Ok(events) => {
+                answer.learn(limits::anthropic_figures(events.headers(), clock::now()));
+                read(events, answer).await
+            }
+            Err(refusal) => {
+                let now = clock::now();
+                answer.learn(limits::anthropic_figures(&refusal.headers, now));
+                Err(judge(&refusal.error, &refusal.headers, now))
+            }
         }
     }
 
@@ -299,6 +306,13 @@ fn judge(error: &ApiError, headers: &HeaderMap, now: Time) -> Outcome {
             let throttle = ThrottleKind::SpendCap;
             Outcome::Throttled {
                 until: limits::next_month(now),
+                throttle,
+                detail,
+            }
+        }
+        429 if let Some((throttle, until)) = limits::unified_rejection(headers, now) => {
+            Outcome::Throttled {
+                until: until.or(retry_after),
                 throttle,
                 detail,
             }

@@ -249,6 +249,11 @@ impl Events {
         }
     }
 
+    /// The headers of the answer.
+    pub(super) fn headers(&self) -> &HeaderMap {
+        self.response.headers()
+    }
+
     /// The next event, or what a stream that ends before it is whole comes to: a cut stream is
     /// never taken for an answer.
     pub(super) async fn next(&mut self) -> Result<Event, Outcome> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::{Timestamp, ToSpan, civil::Date, tz::TimeZone};
 use reqwest::header::HeaderMap;
-use sluice_shared::domain::{ThrottleKind, Time};
+use sluice_shared::domain::{Figure, ThrottleKind, Time};
 
 /// A wait from which on a limit is no burst any more but a window.
 const LONG: Duration = Duration::from_secs(15 * 60);
@@ -62,6 +62,110 @@ pub(super) fn openai_reset(headers: &HeaderMap, now: Time) -> Option<Time> {
         .flatten()
         .filter_map(|time| plausible(time, now))
         .min()
+}
+
+/// What Anthropic's API says about its limits: `anthropic-ratelimit-*` of a key, and
+/// `anthropic-ratelimit-unified-*` of a subscription.
+pub(super) fn anthropic_figures(headers: &HeaderMap, now: Time) -> Vec<Figure> {
+    let mut figures = Vec::new();
+    for name in ["requests", "tokens", "input-tokens", "output-tokens"] {
+        let value = |part| text(headers, &format!("anthropic-ratelimit-{name}-{part}"));
+        let reset = value("reset").and_then(|reset| reset.parse().ok());
+        figures.extend(counted(
+            name,
+            value("limit"),
+            value("remaining"),
+            reset,
+            now,
+        ));
+    }
+    for (name, full) in [
+        ("5h", "five_hour"),
+        ("7d", "seven_day"),
+        ("7d_oi", "seven_day_opus"),
+    ] {
+        let value = |part| {
+            text(
+                headers,
+                &format!("anthropic-ratelimit-unified-{name}-{part}"),
+            )
+        };
+        let figure = Figure {
+            name: full.to_owned(),
+            utilization: value("utilization").and_then(share),
+            resets_at: value("reset").and_then(unix_seconds),
+            status: value("status").map(ToOwned::to_owned),
+            heard_at: now,
+            ..Figure::default()
+        };
+        if figure.utilization.is_some() || figure.status.is_some() {
+            figures.push(figure);
+        }
+    }
+    figures
+}
+
+/// What OpenAI says about its limits: `x-ratelimit-*`, with spans as resets.
+pub(super) fn openai_figures(headers: &HeaderMap, now: Time) -> Vec<Figure> {
+    let figure = |name| {
+        let value = |part| text(headers, &format!("x-ratelimit-{part}-{name}"));
+        let reset = value("reset").and_then(duration).map(|wait| now + wait);
+        counted(name, value("limit"), value("remaining"), reset, now)
+    };
+    ["requests", "tokens"]
+        .into_iter()
+        .filter_map(figure)
+        .collect()
+}
+
+fn counted(
+    name: &str,
+    limit: Option<&str>,
+    remaining: Option<&str>,
+    reset: Option<Time>,
+    now: Time,
+) -> Option<Figure> {
+    let number = |text: Option<&str>| text.and_then(|text| text.parse().ok());
+    let figure = Figure {
+        name: name.to_owned(),
+        limit: number(limit),
+        remaining: number(remaining),
+        resets_at: reset.and_then(|reset| plausible(reset, now)),
+        heard_at: now,
+        ..Figure::default()
+    };
+    (figure.limit.is_some() || figure.remaining.is_some()).then_some(figure)
+}
+
+/// Which limit of a subscription refuses, and until when, when the headers say that one does.
+pub(super) fn unified_rejection(
+    headers: &HeaderMap,
+    now: Time,
+) -> Option<(ThrottleKind, Option<Time>)> {
+    let value = |part| text(headers, &format!("anthropic-ratelimit-unified-{part}"));
+    (value("status")? == "rejected").then_some(())?;
+    let until = value("reset").and_then(unix_seconds);
+    let until = until.and_then(|until| plausible(until, now));
+    Some((plan_limit(value("representative-claim")), until))
+}
+
+/// What kind of limit a subscription's is, by its name there.
+pub(super) fn plan_limit(name: Option<&str>) -> ThrottleKind {
+    match name {
+        Some("seven_day_opus" | "seven_day_sonnet") => ThrottleKind::Model,
+        Some("overage" | "seven_day_overage_included") => ThrottleKind::SpendCap,
+        _ => ThrottleKind::Window,
+    }
+}
+
+fn share(text: &str) -> Option<f64> {
+    let share: f64 = text.parse().ok()?;
+    share.is_finite().then(|| share.clamp(0.0, 1.0))
+}
+
+fn unix_seconds(text: &str) -> Option<Time> {
+    let seconds = f64_seconds(text.parse().ok()?)?;
+    Some(Time::from_millis(i64::try_from(seconds.as_millis()).ok()?))
 }
 
 /// Whether a limit that ends at `until` is a burst or a window.
@@ -215,6 +319,82 @@ mod tests {
         ]);
         assert_eq!(seen(openai_reset(&some, now())), "2026-11-23T20:06:00.000Z");
         assert_eq!(openai_reset(&headers(&[]), now()), None);
+    }
+
+    #[test]
+    fn what_a_provider_says_about_its_limits_is_learned() {
+        let of_a_key = headers(&[
+            ("anthropic-ratelimit-requests-limit", "50"),
+            ("anthropic-ratelimit-requests-remaining", "12"),
+            ("anthropic-ratelimit-requests-reset", "2026-11-23T20:00:01Z"),
+            ("anthropic-ratelimit-input-tokens-limit", "lots"),
+        ]);
+        let of_a_plan = headers(&[
+            ("anthropic-ratelimit-unified-5h-utilization", "0.92"),
+            ("anthropic-ratelimit-unified-5h-reset", "1795557600"),
+            ("anthropic-ratelimit-unified-5h-status", "allowed_warning"),
+            ("anthropic-ratelimit-unified-7d-utilization", "NaN"),
+        ]);
+        let of_openai = headers(&[
+            ("x-ratelimit-limit-tokens", "1000"),
+            ("x-ratelimit-remaining-tokens", "900"),
+            ("x-ratelimit-reset-tokens", "6m0s"),
+        ]);
+        let line = |figure: Figure| {
+            let Figure {
+                name,
+                limit,
+                remaining,
+                utilization,
+                resets_at,
+                status,
+                ..
+            } = figure;
+            format!(
+                "{name} {limit:?} {remaining:?} {utilization:?} {} {status:?}",
+                seen(resets_at)
+            )
+        };
+        let lines: Vec<String> = anthropic_figures(&of_a_key, now())
+            .into_iter()
+            .chain(anthropic_figures(&of_a_plan, now()))
+            .chain(openai_figures(&of_openai, now()))
+            .map(line)
+            .collect();
+        assert_eq!(
+            lines,
+            [
+                "requests Some(50) Some(12) None 2026-11-23T20:00:01.000Z None",
+                "five_hour None None Some(0.92) 2026-11-24T22:00:00.000Z Some(\"allowed_warning\")",
+                "tokens Some(1000) Some(900) None 2026-11-23T20:06:00.000Z None",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_plan_that_refuses_names_its_limit_and_a_warning_is_no_refusal() {
+        let refusal = |status, claim| {
+            let headers = headers(&[
+                ("anthropic-ratelimit-unified-status", status),
+                ("anthropic-ratelimit-unified-representative-claim", claim),
+                ("anthropic-ratelimit-unified-reset", "1795557600"),
+            ]);
+            unified_rejection(&headers, now()).map(|(kind, until)| (kind, seen(until)))
+        };
+        let reset = "2026-11-24T22:00:00.000Z".to_owned();
+        assert_eq!(
+            refusal("rejected", "five_hour"),
+            Some((ThrottleKind::Window, reset.clone()))
+        );
+        assert_eq!(
+            refusal("rejected", "seven_day_opus"),
+            Some((ThrottleKind::Model, reset.clone()))
+        );
+        assert_eq!(
+            refusal("rejected", "overage"),
+            Some((ThrottleKind::SpendCap, reset))
+        );
+        assert_eq!(refusal("allowed_warning", "five_hour"), None);
     }
 
     #[test]

@@ -21,11 +21,16 @@ mod simulated;
 mod sse;
 mod stop;
 
-use std::{fmt, path::Path, time::Duration};
+use std::{
+    fmt,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use sluice_shared::{
     config::{self, AccountConfig},
-    domain::{AccountId, JobId, Outcome, Request},
+    domain::{AccountId, Figure, JobId, Outcome, Request, figure},
 };
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -50,21 +55,41 @@ pub struct Prompt<'a> {
     pub timeout: Duration,
 }
 
-/// Where the text goes as it comes. Sending never waits: who listens bounds it.
+/// Where the text goes as it comes, and what else is heard. Sending never waits: who listens
+/// bounds it.
 #[derive(Clone, Debug)]
-pub struct Sink(mpsc::UnboundedSender<String>);
+pub struct Sink {
+    text: mpsc::UnboundedSender<String>,
+    learned: Arc<Mutex<Vec<Figure>>>,
+}
 
 impl Sink {
     /// A sink and the receiving end of it.
     #[must_use]
     pub fn new() -> (Self, mpsc::UnboundedReceiver<String>) {
         let (sender, receiver) = mpsc::unbounded_channel();
-        (Self(sender), receiver)
+        let sink = Self {
+            text: sender,
+            learned: Arc::default(),
+        };
+        (sink, receiver)
     }
 
     /// More text. Nobody may be listening any more, which is fine.
     pub fn text(&self, text: impl Into<String>) {
-        drop(self.0.send(text.into()));
+        drop(self.text.send(text.into()));
+    }
+
+    /// What the provider says about its own limits.
+    pub fn learn(&self, figures: impl IntoIterator<Item = Figure>) {
+        let mut learned = self.learned.lock().unwrap_or_else(PoisonError::into_inner);
+        figure::merge(&mut learned, figures);
+    }
+
+    /// What has been learned so far.
+    #[must_use]
+    pub fn take_learned(&self) -> Vec<Figure> {
+        std::mem::take(&mut *self.learned.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 

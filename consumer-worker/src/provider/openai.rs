@@ -90,8 +90,15 @@ impl OpenAi {
     async fn ask(&self, request: &Request, answer: Answer<'_>) -> Result<Completion, Outcome> {
         let body = self.body(request)?;
         match self.endpoint.post(&["chat", "completions"], body).await? {
-            Ok(events) => read(events, answer).await,
-            Err(refusal) => Err(judge(&refusal.error, &refusal.headers, clock::now())),
+            Ok(events) => {
+                answer.learn(limits::openai_figures(events.headers(), clock::now()));
+                read(events, answer).await
+            }
+            Err(refusal) => {
+                let now = clock::now();
+                answer.learn(limits::openai_figures(&refusal.headers, now));
+                Err(judge(&refusal.error, &refusal.headers, now))
+            }
         }
     }
 

@@ -19,7 +19,7 @@ use super::{
     extract::{self, Caller, NoParams},
     problem::{ApiError, Code, clip},
 };
-use crate::{store::AccountRow, workers::Workers};
+use crate::{cooling, store::AccountRow, workers::Workers};
 
 /// How often an account is looked at that someone waits for.
 const LOOK: Duration = Duration::from_millis(200);
@@ -149,6 +149,9 @@ async fn set(
         .await?;
     tracing::info!(%account, standing = standing.as_str(), by = %caller.0.name, "an account was set");
     edge.app.backlog.wake();
+    if standing == Standing::Active {
+        cooling::tell_workers(&edge.app, account, None).await;
+    }
     let row = find(edge, name).await?;
     Ok(Json(view(row, &edge.app.workers, caller, clock::now())))
 }
@@ -174,6 +177,7 @@ pub(super) fn view(row: AccountRow, workers: &Workers, caller: &Caller, now: Tim
         cooldown_until,
         reason,
         definition,
+        ..
     } = row;
     let source = match &definition {
         Some(_) => AccountSource::Api,

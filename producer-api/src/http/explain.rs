@@ -102,14 +102,21 @@ pub(super) async fn queue_status(
     let backlogs = edge.truth(app.store.backlogs()).await?;
     let broker = broker_is_there(app).await;
     let (now, routing, speeds) = (clock::now(), app.routes.routing(), app.routes.speeds());
-    let refusals: Vec<Option<Refusal>> = rows.iter().map(|row| refusal(app, row, now)).collect();
+    let refusals: Vec<Option<Refusal>> = rows
+        .iter()
+        .map(|row| refusal(app, row, None, now))
+        .collect();
     let mut lanes = Vec::with_capacity(backlogs.lanes.len());
     for backlog in backlogs.lanes {
         let lane = Lane::parse(&backlog.key).map_err(ApiError::internal)?;
         let members = rows.iter().zip(&refusals);
         let members: Vec<_> = members
             .filter(|(row, _)| lane.admits(&row.account))
-            .map(|(_, refusal)| *refusal)
+            .map(|(row, known)| match known {
+                // It may cool for the models of this lane only.
+                None if !row.cooldowns.is_empty() => refusal(app, row, Some(&lane), now),
+                known => *known,
+            })
             .collect();
         lanes.push(LaneStatus {
             strategy: routing.of(&backlog.key),
@@ -169,22 +176,22 @@ impl Members {
             .collect();
         let mut seats: Vec<Seat> = rows
             .iter()
-            .map(|row| row.seat(speeds.get(&row.account.id).copied()))
+            .map(|row| row.seat(speeds.get(&row.account.id).copied(), now))
             .collect();
         if let Ok(cursor) = app.routes.cursor().lock() {
             cursor.recall(&mut seats);
         }
         let refusals = rows
             .iter()
-            .map(|row| (row.account.id.clone(), refusal(app, row, now)))
+            .map(|row| (row.account.id.clone(), refusal(app, row, Some(lane), now)))
             .collect();
         Ok(Self { seats, refusals })
     }
 }
 
-/// Why an account takes no job now.
-fn refusal(app: &App, row: &AccountRow, now: Time) -> Option<Refusal> {
-    let refusal = row.refusal(now);
+/// Why an account takes no job now: none of this lane, or none at all.
+fn refusal(app: &App, row: &AccountRow, lane: Option<&Lane>, now: Time) -> Option<Refusal> {
+    let refusal = row.refusal(lane.map(|lane| lane.model.as_deref()), now);
     let is_out = matches!(refusal, Some(Refusal::Out { .. }));
     if !is_out && !app.workers.may_serve(&row.account.id) {
         return Some(Refusal::NoWorker);

@@ -19,6 +19,7 @@ use super::{
     extract::{self, Caller, Id, NoParams},
     forecast, list,
     problem::{ApiError, Code},
+    windows,
 };
 
 /// How long a cancel tries to reach the workers at once; the reaper tells them again.
@@ -151,9 +152,12 @@ pub(super) async fn cancel_job(
 }
 
 pub(super) async fn find(edge: &Edge, id: JobId) -> Result<JobView, ApiError> {
-    edge.truth(edge.app.store.job(id))
+    let mut job = edge
+        .truth(edge.app.store.job(id))
         .await?
-        .ok_or_else(|| no_such_job(id))
+        .ok_or_else(|| no_such_job(id))?;
+    windows::explain_wait(edge, &mut job).await?;
+    Ok(job)
 }
 
 /// The job, for someone who wants to change something about it: its own client, or an operator.

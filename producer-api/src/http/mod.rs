@@ -39,6 +39,7 @@ mod testing;
 mod tests;
 mod trace;
 mod web;
+mod windows;
 mod workers;
 
 use std::{future::Future, sync::Arc, time::Duration};
@@ -166,6 +167,7 @@ fn api() -> OpenApiRouter<Arc<Edge>> {
             account_changes::change_account,
             account_changes::remove_account
         ))
+        .routes(routes!(windows::get_windows))
         .routes(routes!(accounts::pause_account))
         .routes(routes!(accounts::resume_account))
         .routes(routes!(accounts::drain_account))

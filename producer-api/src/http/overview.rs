@@ -143,6 +143,8 @@ mod tests {
             tags: Vec::new(),
             max_concurrency: 2,
             weight: 1,
+            limits: Vec::new(),
+            endpoint: String::new(),
         };
         let row = AccountRow {
             account,
@@ -151,6 +153,8 @@ mod tests {
             cooldown_until: None,
             reason: None,
             definition: None,
+            cooldowns: Default::default(),
+            ledger: Default::default(),
         };
         (row, Some(1))
     }

@@ -437,10 +437,12 @@ mod tests {
         let mut account = Account {
             id: "main".parse().unwrap(),
             provider: "simulated".into(),
+            endpoint: String::new(),
             models: vec![],
             tags: job.tags.clone(),
             max_concurrency: 1,
             weight: 1,
+            limits: vec![],
         };
         account.tags.push("more".into());
         let rules = Rules {

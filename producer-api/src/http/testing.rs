@@ -26,7 +26,7 @@ use tower::ServiceExt;
 
 use super::{Edge, router};
 use crate::{
-    app::{App, Parts, assemble},
+    app::{App, Assembled, Parts, assemble},
     auth::MintedKey,
     store::{Claim, LaneDemand, Store, Verdict},
 };
@@ -136,7 +136,7 @@ impl Api {
             master_key: Some(MasterKey::generate()),
             trial: None,
         };
-        let (app, groups, _, _) = assemble(parts);
+        let Assembled { app, groups, .. } = assemble(parts);
         app.take_accounts().await.unwrap();
         let mut tasks = JoinSet::new();
         let shutdown = CancellationToken::new();
@@ -238,6 +238,7 @@ impl Api {
     pub(super) async fn answer(&self, dispatch: &Dispatch, answer: Completion) {
         let now = clock::now();
         let reply = Reply {
+            learned: Box::default(),
             job: dispatch.job,
             attempt: dispatch.attempt,
             account: dispatch.account.clone(),

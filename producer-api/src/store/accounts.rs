@@ -6,12 +6,13 @@ use sea_orm::{
     ActiveValue::Set, ColumnTrait, ConnectionTrait, DatabaseTransaction, DbBackend, EntityTrait,
     QueryFilter, QueryOrder, QuerySelect, QueryTrait, Statement, sea_query::OnConflict,
 };
-use sluice_shared::domain::{Account, AccountId, Standing, Time};
+use sluice_shared::domain::{Account, AccountId, Cooldowns, Ledger, Limit, Standing, Time};
 
 use super::{
-    Store, StoreError, count,
+    Store, StoreError, cooling, count,
     definitions::{DefinitionRow, definition, next_revision},
     entity::{account, account_definition, account_state},
+    limits::rows::ledgers,
     parse_json, to_json,
 };
 
@@ -31,6 +32,10 @@ pub struct AccountRow {
     pub cooldown_until: Option<Time>,
     /// Why it cools or is out.
     pub reason: Option<String>,
+    /// Each cause for which it cools.
+    pub cooldowns: Cooldowns,
+    /// How far its limits are used.
+    pub ledger: Ledger,
     /// How it was made, if that was at run time and not by the configuration.
     pub definition: Option<DefinitionRow>,
 }
@@ -68,6 +73,7 @@ impl Store {
             .filter(account::Column::Id.not_in_subquery(made_at_run_time))
             .exec(&tx)
             .await?;
+        self.forget_unlimited(&tx, accounts).await?;
         tx.commit().await?;
         Ok(())
     }
@@ -107,10 +113,13 @@ impl Store {
                 account: Account {
                     id,
                     provider: row.provider,
+                    // Only the configuration knows it.
+                    endpoint: String::new(),
                     models: parse_json("models", &row.models)?,
                     tags: parse_json("tags", &row.tags)?,
                     max_concurrency: count(row.max_concurrency),
                     weight: count(row.weight),
+                    limits: parse_json("limits", &row.limits)?,
                 },
                 standing: state.as_ref().map_or(Standing::Active, |state| {
                     Standing::from_name(&state.standing)
@@ -119,9 +128,29 @@ impl Store {
                 cooldown_until: state
                     .as_ref()
                     .and_then(|state| state.cooldown_until.map(Time::from_millis)),
+                cooldowns: state
+                    .as_ref()
+                    .map_or(Ok(Cooldowns::default()), cooling::read)?,
+                ledger: Ledger::default(),
                 reason: state.and_then(|state| state.reason),
                 definition,
             });
+        }
+        let limited = accounts.iter().map(|row| &row.account);
+        let limited: Vec<String> = limited
+            .filter(|account| !account.limits.is_empty())
+            .map(|account| account.id.to_string())
+            .collect();
+        if limited.is_empty() {
+            return Ok(accounts);
+        }
+        let mut ledgers = ledgers(&self.read, limited).await?;
+        for row in &mut accounts {
+            row.ledger = ledgers.remove(row.account.id.as_str()).unwrap_or_default();
+            let unused: Vec<Limit> = row.ledger.missing(&row.account.limits).copied().collect();
+            for limit in unused {
+                row.ledger.open(&limit, &[]);
+            }
         }
         Ok(accounts)
     }
@@ -146,7 +175,11 @@ impl Store {
                     account_state::Column::CooldownUntil,
                     Option::<i64>::None.into(),
                 )
-                .col_expr(account_state::Column::ThrottleStreak, 0_i64.into());
+                .col_expr(account_state::Column::ThrottleStreak, 0_i64.into())
+                .col_expr(
+                    account_state::Column::Cooldowns,
+                    Option::<String>::None.into(),
+                );
         }
         let changed = update
             .filter(account_state::Column::Account.eq(account.as_str()))
@@ -219,6 +252,7 @@ pub(super) async fn put_account(
         tags: Set(to_json("tags", &account.tags)?),
         max_concurrency: Set(account.max_concurrency.into()),
         weight: Set(account.weight.into()),
+        limits: Set(to_json("limits", &account.limits)?),
         removed: Set(false),
     })
     .on_conflict(
@@ -229,6 +263,7 @@ pub(super) async fn put_account(
                 account::Column::Tags,
                 account::Column::MaxConcurrency,
                 account::Column::Weight,
+                account::Column::Limits,
                 account::Column::Removed,
             ])
             .to_owned(),
@@ -242,6 +277,7 @@ pub(super) async fn put_account(
         cooldown_until: Set(None),
         throttle_streak: Set(0),
         reason: Set(None),
+        cooldowns: Set(None),
     })
     .on_conflict(
         OnConflict::column(account_state::Column::Account)

@@ -5,21 +5,23 @@
 //! It is decided as a claim decides it, by the same functions, over new jobs instead of waiting
 //! ones. **Whoever waits goes first**: an account that any waiting job could use is left to it.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use futures::try_join;
 use sea_orm::DatabaseTransaction;
 use sluice_shared::domain::{
-    AccountId, JobId, Lane, Time,
-    route::{self, Cursor, Head},
+    AccountId, JobId, Lane, Needs, Time,
+    route::{Cursor, Head},
 };
 
 use super::{
     Store, StoreError,
     bulk::Write,
-    claim::{Claim, Claimed, Held, charge, choices, lock_seats, seats_of_lanes},
-    fair,
+    claim::{Claim, Claimed, choices},
+    fair, limits,
     submit::NewRow,
+    table::{Held, charge, lock_seats},
+    to_json,
 };
 
 /// New jobs that are to be bound, how that came about, and what it costs their accounts.
@@ -42,25 +44,27 @@ impl Store {
         cursor: &Mutex<Cursor>,
         now: Time,
     ) -> Result<Option<AtOnce>, StoreError> {
-        let heads: Vec<Head> = rows
+        let (mut heads, rows): (Vec<Head>, Vec<&NewRow>) = rows
             .filter(|(row, _)| row.run_at <= now)
             .filter_map(|(row, fair_tag)| {
                 let is_its = |demand: &super::LaneDemand| demand.lane == row.lane;
-                Some(Head {
+                let head = Head {
                     job: row.id,
                     priority: row.priority,
                     fair_tag,
                     session: row.session.clone(),
                     lane: claim.lanes.iter().position(is_its)?,
-                })
+                    needs: Needs::default(),
+                };
+                Some((head, row))
             })
-            .collect();
+            .unzip();
         if heads.is_empty() {
             return Ok(None);
         }
         let mut claimed = Claimed::default();
-        let (mut seats, waiting) = try_join!(
-            lock_seats(tx, claim, Held::Skip, now, &mut claimed),
+        let (mut table, waiting) = try_join!(
+            lock_seats(self, tx, claim, Held::Skip, now, &mut claimed),
             self.waiting_lanes()
         )?;
         let Ok(waiting) = waiting
@@ -70,29 +74,41 @@ impl Store {
         else {
             return Ok(None);
         };
-        seats.retain(|seat| {
-            let account = claim.accounts.iter().find(|one| one.id == seat.account);
-            account.is_some_and(|account| !waiting.iter().any(|lane| lane.admits(account)))
-        });
-        let lanes = seats_of_lanes(claim, &seats);
-        let mut bindings = {
-            let mut cursor = cursor.lock().unwrap_or_else(PoisonError::into_inner);
-            route::plan(&heads, &mut seats, &lanes, &mut cursor, now)
+        let is_free = |seat: &usize| {
+            let account = table.accounts[*seat];
+            !waiting.iter().any(|lane| lane.admits(account))
         };
-        bindings.truncate(claim.most);
+        let mut lanes = table.lanes(claim, now, &mut claimed);
+        for lane in &mut lanes {
+            lane.seats.retain(is_free);
+        }
+        if table.counts_tokens() {
+            for (head, row) in heads.iter_mut().zip(&rows) {
+                head.needs = limits::needs(&to_json("request", &row.request)?);
+            }
+        }
+        let (bindings, probed) = table.plan(claim, &heads, &lanes, cursor, now);
         if bindings.is_empty() {
             return Ok(None);
         }
+        // The first attempt of each.
+        table.charge_windows(tx, &heads, |_| 1, &bindings).await?;
+        table.write_probes(tx, probed).await?;
         let bound = bindings
             .iter()
-            .map(|binding| (heads[binding.head].job, seats[binding.seat].account.clone()))
+            .map(|binding| {
+                (
+                    heads[binding.head].job,
+                    table.seats[binding.seat].account.clone(),
+                )
+            })
             .collect();
         let charges = vec![
-            charge(&seats, &bindings),
+            charge(&table.seats, &bindings),
             fair::advance(self.slot, claim.lanes, &heads, &bindings),
         ];
         claimed.choices = choices(&heads, &bindings);
-        claimed.seats = seats;
+        claimed.seats = table.seats;
         claimed.lanes = lanes;
         Ok(Some(AtOnce {
             bound,

@@ -88,26 +88,12 @@ pub(super) async fn write_together(
     db: &impl ConnectionTrait,
     writes: Vec<Write>,
 ) -> Result<(), DbErr> {
-    let mut writes: Vec<Write> = writes
-        .into_iter()
-        .filter(|write| write.rows.len() > 0)
-        .collect();
+    let mut writes = of_some_rows(writes);
     let backend = db.get_database_backend();
     if backend == DbBackend::Postgres {
-        let Some(last) = writes.pop() else {
-            return Ok(());
-        };
-        let mut values = Vec::new();
-        let mut sql = String::from("WITH ");
-        for (index, Write { rows, body }) in writes.into_iter().enumerate() {
-            let table = rows.unnest(values.len());
-            sql += &format!("w{index} AS (WITH {table} {body}), ");
-            values.extend(rows.columns.into_iter().map(Column::into_array));
+        if let Some(last) = writes.pop() {
+            db.execute_raw(as_one(writes, last)).await?;
         }
-        sql += &format!("{} {}", last.rows.unnest(values.len()), last.body);
-        values.extend(last.rows.columns.into_iter().map(Column::into_array));
-        db.execute_raw(Statement::from_sql_and_values(backend, sql, values))
-            .await?;
         return Ok(());
     }
     let few = writes.iter().all(|write| write.rows.len() <= MOST_TOGETHER);
@@ -129,6 +115,40 @@ pub(super) async fn write_together(
         db.execute_raw(statement).await?;
     }
     Ok(())
+}
+
+/// As [`write_together`], with one more statement, and gives what that one returns. It must have
+/// rows.
+pub(super) async fn write_and_query(
+    db: &impl ConnectionTrait,
+    writes: Vec<Write>,
+    last: Write,
+) -> Result<Vec<QueryResult>, DbErr> {
+    if db.get_database_backend() == DbBackend::Postgres {
+        return db.query_all_raw(as_one(of_some_rows(writes), last)).await;
+    }
+    write_together(db, writes).await?;
+    last.rows.query(db, &last.body).await
+}
+
+fn of_some_rows(writes: Vec<Write>) -> Vec<Write> {
+    let mut writes = writes;
+    writes.retain(|write| write.rows.len() > 0);
+    writes
+}
+
+/// Postgres' way to run statements as one.
+fn as_one(writes: Vec<Write>, last: Write) -> Statement {
+    let mut values = Vec::new();
+    let mut sql = String::from("WITH ");
+    for (index, Write { rows, body }) in writes.into_iter().enumerate() {
+        let table = rows.unnest(values.len());
+        sql += &format!("w{index} AS (WITH {table} {body}), ");
+        values.extend(rows.columns.into_iter().map(Column::into_array));
+    }
+    sql += &format!("{} {}", last.rows.unnest(values.len()), last.body);
+    values.extend(last.rows.columns.into_iter().map(Column::into_array));
+    Statement::from_sql_and_values(DbBackend::Postgres, sql, values)
 }
 
 impl Rows {

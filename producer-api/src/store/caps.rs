@@ -1,16 +1,9 @@
 //! Limits of clients on what they have in flight, as a claim keeps them.
 //!
-//! As long as no client has such a limit, a claim does nothing of this. Whoever else binds jobs
+//! As long as no client has such a limit, a claim only asks whether that is so. Whoever else binds jobs
 //! leaves those of clients with any quota to the claim.
 
-use std::{
-    collections::BTreeMap,
-    sync::{
-        Arc,
-        atomic::{AtomicI64, Ordering},
-    },
-    time::Duration,
-};
+use std::collections::BTreeMap;
 
 use sea_orm::DatabaseTransaction;
 use sluice_shared::domain::{Time, route::Head};
@@ -21,23 +14,6 @@ use super::{
     clients,
 };
 
-/// When to ask whether any client has a limit on what it has in flight; cheap to clone. As long
-/// as none has, claims know nothing of it.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Caps {
-    none_until: Arc<AtomicI64>,
-}
-
-/// How long it holds that no client has such a limit.
-const NO_CAPS: Duration = Duration::from_secs(1);
-
-impl Caps {
-    /// A limit was set just now.
-    pub(super) fn look_again(&self) {
-        self.none_until.store(0, Ordering::Relaxed);
-    }
-}
-
 impl Store {
     /// How many more jobs the limited clients may have dispatched; `None` when that limits
     /// nothing in this claim.
@@ -47,12 +23,7 @@ impl Store {
         claim: &Claim<'_>,
         now: Time,
     ) -> Result<Option<BTreeMap<String, u32>>, StoreError> {
-        if now.as_millis() < self.caps.none_until.load(Ordering::Relaxed) {
-            return Ok(None);
-        }
         if !clients::any_caps(tx).await? {
-            let until = (now + NO_CAPS).as_millis();
-            self.caps.none_until.store(until, Ordering::Relaxed);
             return Ok(None);
         }
         let caps = clients::caps(tx, now).await?;

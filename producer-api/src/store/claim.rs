@@ -1,20 +1,12 @@
 //! Claiming: backlog jobs are bound to accounts and their slots charged, in one transaction.
 
-use std::{
-    collections::HashMap,
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Mutex, time::Duration};
 
-use sea_orm::{
-    ColumnTrait, ConnectionTrait, DatabaseTransaction, EntityTrait, QueryFilter, QueryOrder,
-    QuerySelect, Statement,
-    sea_query::{LockBehavior, LockType},
-};
+use sea_orm::{ConnectionTrait, DatabaseTransaction, Statement};
 use sluice_shared::{
     domain::{
-        Account, AccountId, Delivery, Event, JobId, Lane, Request, Span, Standing, State, Time,
-        route::{self, Binding, Cursor, Head, LaneSeats, Refusal, Routing, Seat},
+        Account, AccountId, Delivery, Event, JobId, Lane, Needs, Request, Span, State, Time,
+        route::{Binding, Cursor, Head, LaneSeats, Refusal, Routing, Seat},
     },
     message::{Dispatch, VERSION},
 };
@@ -22,10 +14,9 @@ use uuid::Uuid;
 
 use super::{
     Store, StoreError,
-    bulk::{Column, Rows, Write},
-    caps, count,
-    entity::account_state,
-    fair, for_update, parse_json, seats,
+    bulk::{Column, Rows},
+    caps, count, fair, for_update, limits, parse_json,
+    table::{Held, charge, lock_seats},
 };
 
 /// A lane that may have jobs waiting.
@@ -59,8 +50,9 @@ pub struct Claimed {
     pub dispatches: Vec<Dispatch>,
     /// For each lane of the claim, whether jobs may still wait in it.
     pub waiting: Vec<bool>,
-    /// The earliest end of a cooldown that keeps an account out.
-    pub next_cooldown: Option<Time>,
+    /// When, without any news, an account can take jobs that wait: a cooldown ends, or a window
+    /// has room.
+    pub next_change: Option<Time>,
     /// How each of the dispatches came about, in their order.
     pub choices: Vec<Choice>,
     /// The accounts as they were when it was planned.
@@ -80,15 +72,6 @@ pub struct Choice {
     pub priority: i16,
     /// It went where its session went before.
     pub by_session: bool,
-}
-
-/// What to do about accounts that another transaction holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Held {
-    /// Wait until it lets go of them.
-    Wait,
-    /// Do without them.
-    Skip,
 }
 
 /// A waiting job with what its message needs.
@@ -119,8 +102,8 @@ impl Store {
             ..Claimed::default()
         };
         let tx = self.begin().await?;
-        let mut seats = lock_seats(&tx, claim, Held::Wait, now, &mut claimed).await?;
-        let lanes = seats_of_lanes(claim, &seats);
+        let mut table = lock_seats(self, &tx, claim, Held::Wait, now, &mut claimed).await?;
+        let lanes = table.lanes(claim, now, &mut claimed);
         let mut heads: Vec<Head> = Vec::new();
         let mut waiting: Vec<Waiting> = Vec::new();
         let caps = self.caps(&tx, claim, now).await?;
@@ -128,7 +111,7 @@ impl Store {
             let room: usize = lanes[index]
                 .seats
                 .iter()
-                .map(|seat| seats[*seat].room() as usize)
+                .map(|seat| table.seats[*seat].room() as usize)
                 .sum();
             let most = room.min(claim.most);
             if most > 0 {
@@ -149,15 +132,12 @@ impl Store {
             // Those beyond a cap were not looked at: they may wait in any of the lanes.
             claimed.waiting.fill(true);
         }
-        let mut bindings = {
-            let mut cursor = cursor.lock().unwrap_or_else(PoisonError::into_inner);
-            route::plan(&heads, &mut seats, &lanes, &mut cursor, now)
-        };
-        bindings.truncate(claim.most);
-        if bindings.is_empty() {
-            tx.rollback().await?;
-            return Ok(claimed);
+        if table.counts_tokens() {
+            for (head, waiting) in heads.iter_mut().zip(&waiting) {
+                head.needs = limits::needs(&waiting.request);
+            }
         }
+        let (bindings, probed) = table.plan(claim, &heads, &lanes, cursor, now);
         let mut bound = vec![false; heads.len()];
         for binding in &bindings {
             bound[binding.head] = true;
@@ -165,88 +145,28 @@ impl Store {
         for (head, _) in heads.iter().zip(&bound).filter(|(_, bound)| !**bound) {
             claimed.waiting[head.lane] = true;
         }
-        bind(&tx, &heads, &seats, &waiting, &bindings, now).await?;
+        let attempt = |head: usize| waiting[head].attempt + 1;
+        table
+            .charge_windows(&tx, &heads, attempt, &bindings)
+            .await?;
+        let room = table.room_at(&lanes, &claimed.waiting, &heads, &bound, now);
+        claimed.next_change = claimed.next_change.into_iter().chain(room).min();
+        if bindings.is_empty() {
+            tx.rollback().await?;
+            return Ok(claimed);
+        }
+        bind(&tx, &heads, &table.seats, &waiting, &bindings, now).await?;
+        table.write_probes(&tx, probed).await?;
         fair::advance(self.slot, claim.lanes, &heads, &bindings)
             .execute(&tx)
             .await?;
         tx.commit().await?;
-        claimed.dispatches = dispatches(&heads, &seats, waiting, &bindings)?;
+        claimed.dispatches = dispatches(&heads, &table.seats, waiting, &bindings)?;
         claimed.choices = choices(&heads, &bindings);
-        claimed.seats = seats;
+        claimed.seats = table.seats;
         claimed.lanes = lanes;
         Ok(claimed)
     }
-}
-
-/// Locks the accounts that the lanes could use, in one order for all, and tells their room.
-/// This alone says whether an account may take a job now.
-pub(super) async fn lock_seats(
-    tx: &DatabaseTransaction,
-    claim: &Claim<'_>,
-    held: Held,
-    now: Time,
-    claimed: &mut Claimed,
-) -> Result<Vec<Seat>, StoreError> {
-    let of_use: Vec<&Account> = claim
-        .accounts
-        .iter()
-        .filter(|account| claim.lanes.iter().any(|demand| demand.lane.admits(account)))
-        .collect();
-    let names: Vec<&str> = of_use.iter().map(|account| account.id.as_str()).collect();
-    let states = account_state::Entity::find()
-        .filter(account_state::Column::Account.is_in(names))
-        .order_by_asc(account_state::Column::Account);
-    let states = match held {
-        Held::Wait => states.lock_exclusive(),
-        Held::Skip => states.lock_with_behavior(LockType::Update, LockBehavior::SkipLocked),
-    }
-    .all(tx)
-    .await?;
-    let accounts: HashMap<&str, &Account> = of_use
-        .iter()
-        .map(|account| (account.id.as_str(), *account))
-        .collect();
-    let mut found = Vec::with_capacity(states.len());
-    for state in states {
-        let Some(account) = accounts.get(state.account.as_str()) else {
-            continue;
-        };
-        let cooldown = state.cooldown_until.map(Time::from_millis);
-        let standing = Standing::from_name(&state.standing);
-        match seats::refusal(standing, cooldown, now) {
-            None => {
-                let speed = claim.speeds.get(&account.id).copied();
-                found.push(seats::seat(account, count(state.in_flight), speed));
-            }
-            Some(refusal) => {
-                if let Some(until) = cooldown.filter(|until| *until > now) {
-                    let next = claimed.next_cooldown.map_or(until, |next| next.min(until));
-                    claimed.next_cooldown = Some(next);
-                }
-                claimed.refused.push((account.id.clone(), refusal));
-            }
-        }
-    }
-    Ok(found)
-}
-
-/// The seats that each lane of the claim may use, as indices.
-pub(super) fn seats_of_lanes(claim: &Claim<'_>, seats: &[Seat]) -> Vec<LaneSeats> {
-    let places: HashMap<&AccountId, usize> = seats
-        .iter()
-        .enumerate()
-        .map(|(place, seat)| (&seat.account, place))
-        .collect();
-    let seats_of = |demand: &LaneDemand| LaneSeats {
-        seats: claim
-            .accounts
-            .iter()
-            .filter(|account| demand.lane.admits(account))
-            .filter_map(|account| places.get(&account.id).copied())
-            .collect(),
-        strategy: claim.routing.of(&demand.key),
-    };
-    claim.lanes.iter().map(seats_of).collect()
 }
 
 /// How each of the bindings came about.
@@ -300,6 +220,7 @@ pub(super) async fn lock_heads(
             fair_tag: row.try_get_by_index(2)?,
             lane,
             session: row.try_get_by_index(6)?,
+            needs: Needs::default(),
         });
         let at_most_once: bool = row.try_get_by_index(4)?;
         waiting.push(Waiting {
@@ -375,29 +296,6 @@ pub(super) fn bound_state() -> Result<State, StoreError> {
     State::Queued
         .on(Event::Dispatch)
         .map_err(|refused| StoreError::Internal(refused.to_string()))
-}
-
-/// What bindings cost their accounts: written in the transaction that writes the bindings, by
-/// whoever makes them.
-pub(super) fn charge(seats: &[Seat], bindings: &[Binding]) -> Write {
-    let mut taken = vec![0_i64; seats.len()];
-    for binding in bindings {
-        taken[binding.seat] += 1;
-    }
-    let (names, numbers) = seats
-        .iter()
-        .zip(taken)
-        .filter(|(_, taken)| *taken > 0)
-        .map(|(seat, taken)| (seat.account.to_string(), taken))
-        .unzip();
-    Rows::new(
-        &["account", "taken"],
-        vec![Column::Text(names), Column::Number(numbers)],
-    )
-    .write(
-        "UPDATE account_state SET in_flight = in_flight + v.taken \
-         FROM v WHERE account_state.account = v.account",
-    )
 }
 
 fn dispatches(

@@ -127,7 +127,6 @@ impl Store {
         )
         .exec_without_returning(&self.write)
         .await?;
-        self.caps.look_again();
         Ok(())
     }
 

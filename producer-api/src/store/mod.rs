@@ -10,6 +10,7 @@ mod bulk;
 mod caps;
 mod claim;
 mod clients;
+mod cooling;
 mod definitions;
 mod entity;
 mod explain;
@@ -18,6 +19,8 @@ mod fallback;
 mod forecast;
 mod history;
 mod keys;
+mod learned;
+mod limits;
 mod mend;
 mod overview;
 mod query;
@@ -27,8 +30,16 @@ mod sessions;
 mod settle;
 mod submit;
 mod sweep;
+mod table;
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::Path,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use sea_orm::{
     ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DatabaseTransaction, DbBackend,
@@ -36,7 +47,10 @@ use sea_orm::{
     sqlx::{self, sqlite::SqliteSynchronous},
 };
 use sluice_migrations::{Migrator, MigratorTrait};
-use sluice_shared::config::{self, Config, ConfigError};
+use sluice_shared::{
+    config::{self, Config, ConfigError},
+    domain::Steady,
+};
 
 pub use accounts::AccountRow;
 pub use claim::{Choice, Claim, Claimed, LaneDemand};
@@ -59,7 +73,10 @@ pub struct Store {
     read: DatabaseConnection,
     /// Where this process counts what others count, too, without waiting for them.
     slot: i64,
-    caps: caps::Caps,
+    /// The database's clock, as far as it is to be trusted.
+    steady: Arc<Mutex<Steady>>,
+    /// Some account has limits, so that attempts may be charged.
+    charges: Arc<AtomicBool>,
 }
 
 /// Why the truth plane did not do it.
@@ -134,12 +151,7 @@ impl Store {
             .record_stmt_in_spans(false)
             .map_sqlx_postgres_opts(|options| options.options(POSTGRES_OPTIONS));
         let pool = Database::connect(options).await?;
-        Ok(Self {
-            read: pool.clone(),
-            write: pool,
-            slot: fair::slot(),
-            caps: caps::Caps::default(),
-        })
+        Ok(Self::over(pool.clone(), pool))
     }
 
     /// Opens or makes the SQLite database of the embedded mode, and brings its schema up to date.
@@ -153,14 +165,24 @@ impl Store {
         })?;
         let write = Self::open_sqlite(path, 1).await?;
         let read = Self::open_sqlite(path, 4).await?;
-        let store = Self {
+        let store = Self::over(write, read);
+        store.migrate().await?;
+        Ok(store)
+    }
+
+    fn over(write: DatabaseConnection, read: DatabaseConnection) -> Self {
+        Self {
             write,
             read,
             slot: fair::slot(),
-            caps: caps::Caps::default(),
-        };
-        store.migrate().await?;
-        Ok(store)
+            steady: Arc::default(),
+            charges: Arc::default(),
+        }
+    }
+
+    /// Whether attempts may be charged.
+    fn may_charge(&self) -> bool {
+        self.charges.load(Ordering::Relaxed)
     }
 
     async fn open_sqlite(path: &str, connections: u32) -> Result<DatabaseConnection, StoreError> {

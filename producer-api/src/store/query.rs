@@ -263,6 +263,8 @@ fn view(row: job::Model) -> Result<JobView, StoreError> {
         metadata,
         retry_of: row.retry_of.map(JobId),
         created_at: Time::from_millis(row.created_at),
+        waiting_until: None,
+        waiting_for: None,
         run_at: waits_for_time.then(|| Time::from_millis(row.run_at)),
         expires_at: time(row.expires_at),
         dispatched_at: time(row.dispatched_at),

@@ -1,30 +1,35 @@
 //! Settling: what workers report becomes state, history and free slots, many reports at once.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use sea_orm::{
-    ColumnTrait, DatabaseTransaction, DerivePartialModel, EntityTrait, FromQueryResult,
-    QueryFilter, QueryOrder, QuerySelect, prelude::Uuid,
+    DatabaseTransaction, DerivePartialModel, EntityTrait, FromQueryResult, QuerySelect,
+    prelude::Uuid,
 };
 use sluice_shared::{
     domain::{
-        Cooldown, Delivery, Event, Job, JobId, Outcome, Settlement, Standing, State, Time,
-        job::Refused, quota::Spent,
+        AccountId, Delivery, Event, Job, JobId, Outcome, Settlement, State, Time, job::Refused,
+        quota::Spent,
     },
     message::{Reply, Report},
 };
 
 use super::{
     Store, StoreError,
-    bulk::{Column, Rows, Write, write_together},
-    clients, count,
-    entity::{account_state, job},
+    bulk::{Column, Rows, Write, write_and_query, write_together},
+    clients,
+    cooling::{self, Left},
+    count,
+    entity::job,
     fallback, for_update,
     history::{Ending, History},
+    learned,
+    limits::Ends,
 };
 
 /// What to do about one attempt: a worker's report, or a finding of the API itself.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "nearly all are reports")]
 pub enum Verdict {
     /// A worker said so.
     Report(Reply),
@@ -47,7 +52,7 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    fn job(&self) -> JobId {
+    pub(super) fn job(&self) -> JobId {
         match self {
             Self::Report(reply) => reply.job,
             Self::Lost { job, .. } | Self::Unpublished { job, .. } => *job,
@@ -77,6 +82,8 @@ pub struct Settled {
     pub refused: usize,
     /// Slots that have become free.
     pub freed: usize,
+    /// Accounts whose cooldown has changed, with its end; `None` when it is over.
+    pub cooling: Vec<(AccountId, Option<Time>)>,
 }
 
 /// What is read of a job to settle it.
@@ -87,6 +94,7 @@ pub(super) struct JobRow {
     state: String,
     lane: String,
     client: String,
+    model: Option<String>,
     attempt: i64,
     failures: i64,
     losses: i64,
@@ -107,7 +115,7 @@ pub(super) struct JobRow {
 }
 
 /// Its columns, by the names above.
-const JOB_ROW: &str = "jobs.id, jobs.state, jobs.lane, jobs.client, jobs.attempt, jobs.failures, jobs.losses, \
+const JOB_ROW: &str = "jobs.id, jobs.state, jobs.lane, jobs.client, jobs.model, jobs.attempt, jobs.failures, jobs.losses, \
      jobs.max_attempts, jobs.at_most_once, jobs.cancel_requested, jobs.account, jobs.worker, \
      jobs.error_code, jobs.error_message, jobs.ready, jobs.run_at, jobs.created_at, \
      jobs.dispatched_at, jobs.started_at, jobs.lease_until, jobs.finished_at";
@@ -117,13 +125,6 @@ struct Open {
     row: JobRow,
     job: Job,
     changed: bool,
-}
-
-/// What a batch of verdicts gives back to an account.
-#[derive(Default)]
-struct Freed {
-    slots: i64,
-    answered: bool,
 }
 
 impl Store {
@@ -144,8 +145,9 @@ impl Store {
         let mut ways = fallback::ways(&tx, verdicts).await?;
         let mut moves = Vec::new();
         let mut history = History::default();
-        let mut freed: BTreeMap<String, Freed> = BTreeMap::new();
-        let mut judged: BTreeMap<String, Vec<&Outcome>> = BTreeMap::new();
+        let mut freed: BTreeMap<String, i64> = BTreeMap::new();
+        let mut ends = Ends::load(self, &tx, verdicts).await?;
+        let mut judged: BTreeMap<String, Vec<Left<'_>>> = BTreeMap::new();
         let mut spent: BTreeMap<String, Spent> = BTreeMap::new();
         for verdict in verdicts {
             let Some(entry) = open.get_mut(&verdict.job()) else {
@@ -170,6 +172,14 @@ impl Store {
                 moves.push(to);
             }
             let account = entry.row.account.clone().unwrap_or_default();
+            ends.note(verdict, entry.row.at_most_once);
+            if was_in_flight && !settlement.state.is_in_flight() {
+                judged.entry(account.clone()).or_default().push(Left {
+                    model: entry.row.model.clone(),
+                    dispatched_at: Time::from_millis(entry.row.dispatched_at.unwrap_or_default()),
+                    outcome: ending.as_ref().and_then(|ending| ending.outcome),
+                });
+            }
             if let Some(ending) = ending {
                 if let Some(Outcome::Completed(answer)) = ending.outcome {
                     let used = answer.usage;
@@ -180,16 +190,11 @@ impl Store {
                         cost_microusd: used.cost_microusd.unwrap_or_default(),
                     });
                 }
-                if let Some(outcome) = ending.outcome {
-                    judged.entry(account.clone()).or_default().push(outcome);
-                }
                 settled.attempts.push((account.clone(), ending.name));
                 history.push(&entry.row, verdict, &ending)?;
             }
             if was_in_flight && !settlement.state.is_in_flight() {
-                let freed = freed.entry(account).or_default();
-                freed.slots += 1;
-                freed.answered |= settlement.state == State::Succeeded;
+                *freed.entry(account).or_default() += 1;
                 settled.freed += 1;
             }
             apply(entry, verdict, &settlement, now);
@@ -202,11 +207,14 @@ impl Store {
                 settled.requeued.push(entry.row.lane.clone());
             }
         }
+        // Accounts are locked here, in one order for all.
+        ends.write(self, &tx, freed.keys(), now).await?;
         let changed = open.into_values().filter(|open| open.changed).collect();
-        let writes = vec![write_jobs(changed), history.write(), release(&freed)];
-        write_together(&tx, writes).await?;
+        let writes = vec![write_jobs(changed), history.write()];
+        let cooling = release(&tx, writes, &freed).await?;
         fallback::write(&tx, moves).await?;
-        judge(&tx, &judged, now, chance).await?;
+        settled.cooling = cooling::judge(&tx, &judged, &cooling, now, chance).await?;
+        learned::write(&tx, verdicts).await?;
         // Jobs that used nothing that can be measured tell a budget nothing.
         spent.retain(|_, spent| spent.tokens > 0 || spent.cost_microusd > 0);
         clients::spend(&tx, self.slot, &spent, now).await?;
@@ -504,93 +512,33 @@ fn write_jobs(mut open: Vec<Open>) -> Write {
     )
 }
 
-/// Gives slots back, in the order of accounts. An answer also ends a streak of throttles.
-fn release(freed: &BTreeMap<String, Freed>) -> Write {
+/// Writes, and gives slots back. Gives the accounts that cool.
+async fn release(
+    tx: &DatabaseTransaction,
+    writes: Vec<Write>,
+    freed: &BTreeMap<String, i64>,
+) -> Result<BTreeSet<String>, StoreError> {
+    if freed.is_empty() {
+        write_together(tx, writes).await?;
+        return Ok(BTreeSet::new());
+    }
     let accounts = freed.keys().cloned().collect();
-    let slots = freed.values().map(|freed| freed.slots).collect();
-    let answered = freed
-        .values()
-        .map(|freed| i64::from(freed.answered))
-        .collect();
-    Rows::new(
-        &["account", "freed", "answered"],
-        vec![
-            Column::Text(accounts),
-            Column::Number(slots),
-            Column::Number(answered),
-        ],
+    let slots = freed.values().copied().collect();
+    let rows = Rows::new(
+        &["account", "freed"],
+        vec![Column::Text(accounts), Column::Number(slots)],
     )
     .write(
-        "UPDATE account_state SET in_flight = in_flight - v.freed, \
-         throttle_streak = throttle_streak * (1 - v.answered) \
-         FROM v WHERE account_state.account = v.account",
-    )
-}
-
-/// Lets outcomes change their accounts' standing and cooldown; most change nothing.
-async fn judge(
-    tx: &DatabaseTransaction,
-    judged: &BTreeMap<String, Vec<&Outcome>>,
-    now: Time,
-    chance: fn() -> f64,
-) -> Result<(), StoreError> {
-    let of_note = |outcome: &&Outcome| {
-        matches!(
-            outcome,
-            Outcome::Throttled { .. }
-                | Outcome::Overloaded { .. }
-                | Outcome::AuthFailed { .. }
-                | Outcome::OutOfCredit { .. }
-        )
-    };
-    let names: Vec<&str> = judged
-        .iter()
-        .filter(|(_, outcomes)| outcomes.iter().any(of_note))
-        .map(|(account, _)| account.as_str())
-        .collect();
-    if names.is_empty() {
-        return Ok(());
-    }
-    // Locked by `release` already, in the same order.
-    let states = account_state::Entity::find()
-        .filter(account_state::Column::Account.is_in(names))
-        .order_by_asc(account_state::Column::Account)
-        .all(tx)
-        .await?;
-    for state in states {
-        let before = (
-            Standing::from_name(&state.standing),
-            Cooldown {
-                until: state.cooldown_until.map(Time::from_millis),
-                reason: state.reason.clone(),
-                streak: count(state.throttle_streak),
-            },
-        );
-        let (mut standing, mut cooldown) = before.clone();
-        for outcome in judged.get(&state.account).into_iter().flatten() {
-            let next = standing.after(outcome);
-            if next != standing {
-                cooldown.reason = outcome.error().map(|(_, detail)| detail.to_owned());
-            }
-            standing = next;
-            cooldown = cooldown.after(outcome, now, chance());
-        }
-        if (standing, &cooldown) != (before.0, &before.1) {
-            account_state::Entity::update_many()
-                .col_expr(account_state::Column::Standing, standing.as_str().into())
-                .col_expr(
-                    account_state::Column::CooldownUntil,
-                    cooldown.until.map(Time::as_millis).into(),
-                )
-                .col_expr(
-                    account_state::Column::ThrottleStreak,
-                    i64::from(cooldown.streak).into(),
-                )
-                .col_expr(account_state::Column::Reason, cooldown.reason.into())
-                .filter(account_state::Column::Account.eq(&state.account))
-                .exec(tx)
-                .await?;
+        "UPDATE account_state SET in_flight = in_flight - v.freed FROM v \
+         WHERE account_state.account = v.account \
+         RETURNING account_state.account, account_state.cooldowns IS NOT NULL",
+    );
+    let rows = write_and_query(tx, writes, rows).await?;
+    let mut cooling = BTreeSet::new();
+    for row in rows {
+        if row.try_get_by_index(1)? {
+            cooling.insert(row.try_get_by_index(0)?);
         }
     }
-    Ok(())
+    Ok(cooling)
 }

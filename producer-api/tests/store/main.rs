@@ -56,6 +56,7 @@ macro_rules! on_every_store {
 pub(crate) use on_every_store;
 
 mod fair;
+mod limits;
 mod quotas;
 
 on_every_store!(
@@ -100,10 +101,12 @@ fn account(name: &str, max_concurrency: u32) -> Account {
     Account {
         id: name.parse().unwrap(),
         provider: "simulated".into(),
+        endpoint: String::new(),
         models: vec![],
         tags: vec![],
         max_concurrency,
         weight: 1,
+        limits: vec![],
     }
 }
 
@@ -173,6 +176,7 @@ async fn claim_any(store: &Store, accounts: &[Account]) -> Vec<Dispatch> {
 
 fn finished(dispatch: &Dispatch, outcome: Outcome) -> Verdict {
     Verdict::Report(Reply {
+        learned: Box::default(),
         job: dispatch.job,
         attempt: dispatch.attempt,
         account: dispatch.account.clone(),
@@ -449,7 +453,7 @@ async fn a_throttle_cools_the_account_and_costs_the_job_nothing(store: Store) {
     assert_eq!(settled.requeued, ["any"]);
     let claimed = claim(&store, &accounts[..1], &[Lane::default()], 10).await;
     assert!(claimed.dispatches.is_empty());
-    assert_eq!(claimed.next_cooldown, Some(until));
+    assert_eq!(claimed.next_change, Some(until));
     assert_eq!(claim_any(&store, &accounts).await[0].account.as_str(), "b");
     let job = store.job(ids[0]).await.unwrap().unwrap();
     assert_eq!((job.failures, job.attempt), (0, 2));

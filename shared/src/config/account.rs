@@ -6,8 +6,8 @@ use secrecy::SecretString;
 use serde::{Deserialize, de};
 use serde_json::{Map, Value};
 
-use super::{ConfigError, SettingError, WarmCli};
-use crate::domain::{Account, AccountId, Span};
+use super::{ConfigError, SettingError, WarmCli, limits};
+use crate::domain::{Account, AccountId, Limit, Span};
 
 /// One account.
 #[derive(Clone, Debug, Deserialize)]
@@ -23,6 +23,8 @@ pub struct AccountConfig {
     pub max_concurrency: u32,
     /// Its share under the weighted strategy. Default 1.
     pub weight: u32,
+    /// How much it may be used within any interval of some lengths.
+    pub limits: Vec<Limit>,
     /// Its provider with that provider's own settings.
     pub provider: Provider,
 }
@@ -65,6 +67,18 @@ impl Provider {
             Self::Anthropic(api) | Self::OpenAi(api) => api.base_url.as_ref(),
             Self::ClaudeCli(cli) => cli.base_url.as_ref(),
             Self::Simulated(_) | Self::Command(_) => None,
+        }
+    }
+
+    /// What it shares with others at the same provider; empty when there is no such thing.
+    #[must_use]
+    pub fn endpoint(&self) -> String {
+        match (self, self.base_url()) {
+            (Self::Simulated(_) | Self::Command(_), _) => String::new(),
+            (_, Some(url)) => url.to_string(),
+            // The CLI asks Anthropic's API.
+            (Self::ClaudeCli(_), None) => "anthropic".to_owned(),
+            (other, None) => other.name().to_owned(),
         }
     }
 
@@ -242,6 +256,7 @@ struct RawAccount {
     tags: Vec<String>,
     max_concurrency: Option<u32>,
     weight: Option<u32>,
+    limits: Option<Value>,
     #[serde(flatten)]
     settings: Map<String, Value>,
 }
@@ -369,6 +384,11 @@ impl TryFrom<RawAccount> for AccountConfig {
             tags: raw.tags,
             max_concurrency: raw.max_concurrency.unwrap_or(8),
             weight: raw.weight.unwrap_or(1),
+            limits: raw
+                .limits
+                .map(limits::read)
+                .transpose()?
+                .unwrap_or_default(),
             provider,
         })
     }
@@ -401,10 +421,12 @@ impl AccountConfig {
         Account {
             id: id.clone(),
             provider: self.provider.name().into(),
+            endpoint: self.provider.endpoint(),
             models: self.models.clone(),
             tags: self.tags.clone(),
             max_concurrency: self.max_concurrency,
             weight: self.weight,
+            limits: self.limits.clone(),
         }
     }
 

@@ -16,7 +16,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::{
-    AccountId, JobId, Span, Time,
+    AccountId, Allowance, JobId, Needs, Span, Time,
     fair::{self, Tags},
     route::{self, Cursor, Head, LaneSeats, Mark, Seat, Strategy},
 };
@@ -364,6 +364,7 @@ impl<'a> Run<'a> {
                     fair_tag: tag,
                     lane: index,
                     session: None,
+                    needs: Needs::default(),
                 });
                 owners.push(index);
             }
@@ -437,14 +438,14 @@ impl<'a> Run<'a> {
 
     /// What a server can take now, in lumps.
     fn seat(&self, server: usize) -> Seat {
-        let window_room = (0..self.servers[server].windows.len())
+        let room = (0..self.servers[server].windows.len())
             .filter_map(|window| self.window_room(server, window))
             .min();
         let cools = self.servers[server].cooldown > self.now;
         Seat {
             account: self.servers[server].account.clone(),
             free_slots: if cools { 0 } else { self.free[server] },
-            window_room,
+            allowance: room.map(|lumps| Allowance::of_jobs(lumps, lumps)),
             in_flight: self.servers[server].slots.saturating_sub(self.free[server]),
             weight: 1,
             time_to_result: Some(self.servers[server].takes.time),

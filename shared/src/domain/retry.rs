@@ -14,16 +14,11 @@ pub fn backoff(failures: u32, chance: f64) -> Duration {
     )
 }
 
-/// How long an account rests when its provider names no time: 2 s doubling to 5 min, less up to
-/// half of it by chance.
+/// How long an account rests when its provider names no time: from `first`, doubling with each
+/// refusal in a row up to `most`, less up to half of it by chance.
 #[must_use]
-pub fn cooldown(streak: u32, chance: f64) -> Duration {
-    jittered(
-        Duration::from_secs(2),
-        Duration::from_secs(300),
-        streak,
-        chance,
-    )
+pub fn rest(first: Duration, most: Duration, streak: u32, chance: f64) -> Duration {
+    jittered(first, most, streak, chance)
 }
 
 fn jittered(first: Duration, most: Duration, step: u32, chance: f64) -> Duration {

@@ -21,7 +21,7 @@ pub use speed::Speed;
 pub use strategy::{Score, Strategy, scores};
 
 use self::strategy::Place;
-use super::{AccountId, JobId, Time};
+use super::{AccountId, Allowance, JobId, Needs, Time};
 
 /// A window of an account, as a strategy sees it.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -41,8 +41,8 @@ pub struct Seat {
     pub account: AccountId,
     /// Slots that are free now.
     pub free_slots: u32,
-    /// Requests that its tightest window still allows; `None` without windows.
-    pub window_room: Option<u32>,
+    /// What its windows still allow; `None` without limits.
+    pub allowance: Option<Allowance>,
     /// Attempts in flight now.
     pub in_flight: u32,
     /// Its share under the weighted strategy.
@@ -56,11 +56,11 @@ pub struct Seat {
 }
 
 impl Seat {
-    /// How many more jobs it can take.
+    /// How many more jobs it can take at most; their tokens may leave room for fewer.
     #[must_use]
     pub fn room(&self) -> u32 {
-        self.window_room
-            .map_or(self.free_slots, |room| room.min(self.free_slots))
+        let allowed = self.allowance.as_ref().map_or(u32::MAX, Allowance::jobs);
+        self.free_slots.min(allowed)
     }
 
     /// How full it is, from 0 to 1, with `taken` more jobs.
@@ -83,6 +83,8 @@ pub struct Head {
     pub lane: usize,
     /// The client's session.
     pub session: Option<String>,
+    /// What it will use.
+    pub needs: Needs,
 }
 
 /// A lane of the snapshot.
@@ -163,17 +165,23 @@ pub fn plan(
         .map(|(lane, open)| strategy::fastest(lane.strategy, open.iter().map(|seat| &seats[*seat])))
         .collect();
     let mut bindings = Vec::with_capacity(order.len());
+    let mut able: Vec<usize> = Vec::new();
     for head in order {
         let Head {
             lane: index,
             priority,
             session,
+            needs,
             ..
         } = &heads[head];
         let (Some(candidates), Some(lane)) = (open.get_mut(*index), lanes.get(*index)) else {
             continue;
         };
         candidates.retain(|seat| places[*seat].room > 0);
+        // One that is too small for this job may do for the next.
+        able.clear();
+        able.extend(candidates.iter().filter(|seat| places[**seat].fits(needs)));
+        let candidates = &able;
         let home = session.as_deref().and_then(|session| {
             let home = cursor.home(session)?;
             let is_home = |seat: &&usize| seats[**seat].account == home;
@@ -195,7 +203,7 @@ pub fn plan(
         if lane.strategy == Strategy::Weighted {
             strategy::settle_credits(seats, &mut places, candidates, seat);
         }
-        places[seat].take(cursor.next_turn());
+        places[seat].take(needs, cursor.next_turn());
         if let Some(session) = session {
             cursor.settle_in(session, &seats[seat].account);
         }

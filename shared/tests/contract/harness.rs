@@ -221,6 +221,7 @@ pub(crate) fn attempts(account: &AccountId, count: usize) -> Vec<Dispatch> {
 
 pub(crate) fn reply(job: JobId) -> Reply {
     Reply {
+        learned: Box::default(),
         job,
         attempt: 1,
         account: "any".parse().unwrap(),

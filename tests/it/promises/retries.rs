@@ -85,7 +85,9 @@ async fn the_job_moves_on(mode: Mode, outcome: &str) {
             .map(|(l, b)| (*l, b.to_vec()))
             .unwrap();
         assert_eq!(last, "completed");
-        assert!(before.iter().all(|before| *before == outcome), "{before:?}");
+        // What was on its way when the account began to rest comes back unrun.
+        let fits = |before: &&str| *before == outcome || *before == "returned";
+        assert!(before.iter().all(fits), "{before:?}");
     }
     assert!(
         jobs.iter()

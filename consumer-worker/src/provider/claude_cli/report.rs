@@ -7,7 +7,10 @@
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use sluice_shared::domain::{Completion, Outcome, ThrottleKind, Time, Usage};
+use sluice_shared::{
+    clock,
+    domain::{Completion, Figure, Outcome, ThrottleKind, Time, Usage},
+};
 
 use super::{
     super::{
@@ -50,6 +53,20 @@ struct RateLimit {
     rate_limit_type: Option<String>,
     utilization: Option<f64>,
     is_using_overage: Option<bool>,
+}
+
+impl RateLimit {
+    /// What it says, when it says which limit it is about.
+    fn figure(&self, now: Time) -> Option<Figure> {
+        Some(Figure {
+            name: self.rate_limit_type.clone()?.chars().take(64).collect(),
+            utilization: self.utilization.filter(|share| share.is_finite()),
+            resets_at: self.resets_at.and_then(from_seconds),
+            status: (!self.status.is_empty()).then(|| self.status.chars().take(64).collect()),
+            heard_at: now,
+            ..Figure::default()
+        })
+    }
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -156,6 +173,7 @@ impl<'a> Report<'a> {
                 self.event(&event)
             }
             Ok(Line::RateLimitEvent { rate_limit_info }) => {
+                self.answer.learn(rate_limit_info.figure(clock::now()));
                 self.limit = Some(rate_limit_info);
                 Ok(())
             }
@@ -262,11 +280,7 @@ impl<'a> Report<'a> {
             return None;
         }
         let until = limit.resets_at.and_then(from_seconds)?;
-        let throttle = match limit.rate_limit_type.as_deref() {
-            Some("seven_day_opus" | "seven_day_sonnet") => ThrottleKind::Model,
-            Some("overage" | "seven_day_overage_included") => ThrottleKind::SpendCap,
-            _ => ThrottleKind::Window,
-        };
+        let throttle = limits::plan_limit(limit.rate_limit_type.as_deref());
         let until = limits::plausible(until, now);
         Some(Outcome::Throttled {
             until,

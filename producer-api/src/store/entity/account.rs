@@ -16,6 +16,8 @@ pub struct Model {
     pub tags: String,
     pub max_concurrency: i64,
     pub weight: i64,
+    #[sea_orm(column_type = "Text")]
+    pub limits: String,
     pub removed: bool,
 }
 

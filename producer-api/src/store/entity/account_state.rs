@@ -15,6 +15,8 @@ pub struct Model {
     pub throttle_streak: i64,
     #[sea_orm(column_type = "Text")]
     pub reason: Option<String>,
+    #[sea_orm(column_type = "Text")]
+    pub cooldowns: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, EnumIter, DeriveRelation)]

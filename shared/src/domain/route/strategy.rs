@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::Seat;
-use crate::domain::Time;
+use crate::domain::{Allowance, Needs, Time};
 
 /// What `expiring` keeps of each window for jobs of a high priority, as a share.
 const KEPT_BACK: f64 = 0.1;
@@ -106,10 +106,12 @@ impl Score {
 }
 
 /// What changes about a seat while a plan is made.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Place {
-    /// How many more jobs it can take.
+    /// How many more jobs it can take; their tokens may leave room for fewer.
     pub(super) room: u32,
+    /// What its windows still allow.
+    allowance: Option<Allowance>,
     /// Jobs that this plan has given it.
     pub(super) taken: u32,
     /// The turn in which it was chosen last; 0 when it never was.
@@ -122,14 +124,25 @@ impl Place {
     pub(super) fn of(seat: &Seat) -> Self {
         Self {
             room: seat.room(),
+            allowance: seat.allowance.clone(),
             taken: 0,
             turn: seat.mark.turn,
             credit: seat.mark.credit,
         }
     }
 
-    pub(super) fn take(&mut self, turn: u64) {
+    /// Whether it can take a job with these needs.
+    pub(super) fn fits(&self, needs: &Needs) -> bool {
+        let allowed = self.allowance.as_ref();
+        self.room > 0 && allowed.is_none_or(|allowance| allowance.fits(needs))
+    }
+
+    pub(super) fn take(&mut self, needs: &Needs, turn: u64) {
         self.room = self.room.saturating_sub(1);
+        if let Some(allowance) = &mut self.allowance {
+            allowance.take(needs);
+            self.room = self.room.min(allowance.jobs());
+        }
         self.taken += 1;
         self.turn = turn;
     }

@@ -4,6 +4,7 @@ use proptest::{prelude::*, strategy::Strategy as Generates};
 use uuid::Uuid;
 
 use super::{Strategy, *};
+use crate::domain::{Kind, window::Left};
 
 const NOW: Time = Time::from_millis(1_000_000_000);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -12,13 +13,22 @@ fn seat(index: usize, free_slots: u32) -> Seat {
     Seat {
         account: format!("a{index}").parse().unwrap(),
         free_slots,
-        window_room: None,
+        allowance: None,
         in_flight: 0,
         weight: 1,
         time_to_result: None,
         windows: vec![],
         mark: Mark::default(),
     }
+}
+
+fn allowing(kind: Kind, left: u32) -> Allowance {
+    Allowance::new(vec![Left {
+        kind,
+        most: 1000,
+        left: left.into(),
+        typical: 10,
+    }])
 }
 
 fn window(left: f64, resets_in: Duration) -> Share {
@@ -36,6 +46,7 @@ fn head(number: usize, priority: i16, lane: usize) -> Head {
         fair_tag: 0,
         lane,
         session: None,
+        needs: Needs::default(),
     }
 }
 
@@ -257,6 +268,32 @@ fn priority_goes_before_age() {
     assert_eq!((bindings.len(), bindings[0].head), (1, 1));
 }
 
+#[test]
+fn a_job_that_is_too_large_for_one_account_goes_to_another() {
+    for strategy in Strategy::ALL {
+        let tokens = |index, left| Seat {
+            allowance: Some(allowing(Kind::OutputTokens, left)),
+            ..seat(index, 9)
+        };
+        let needing = |number, tokens| Head {
+            needs: Needs::of(4, Some(tokens)),
+            ..head(number, 0, 0)
+        };
+        let bindings = plan(
+            &[needing(1, 500), needing(2, 90), needing(3, 20)],
+            &mut [tokens(0, 100), tokens(1, 500)],
+            &[lane(&[0, 1], strategy)],
+            &mut Cursor::default(),
+            NOW,
+        );
+        let bound: Vec<(usize, usize)> = bindings
+            .iter()
+            .map(|bound| (bound.head, bound.seat))
+            .collect();
+        assert_eq!(bound, [(0, 1), (1, 0)], "the third waits for room");
+    }
+}
+
 fn any_strategy() -> impl Generates<Value = Strategy> {
     prop::sample::select(Strategy::ALL.as_slice())
 }
@@ -279,10 +316,10 @@ fn any_seat() -> impl Generates<Value = Seat> {
         prop::collection::vec(share, 0..3),
     )
         .prop_map(
-            |(free_slots, window_room, in_flight, weight, millis, windows)| Seat {
+            |(free_slots, requests, in_flight, weight, millis, windows)| Seat {
                 account: "x".parse().unwrap(),
                 free_slots,
-                window_room,
+                allowance: requests.map(|left| allowing(Kind::Requests, left)),
                 in_flight,
                 weight,
                 time_to_result: millis.map(Duration::from_millis),
