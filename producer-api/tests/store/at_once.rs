@@ -9,7 +9,10 @@ use std::{
 use sluice_producer_api::store::{Claim, LaneDemand, NewRow, Store, Taken};
 use sluice_shared::{
     clock,
-    domain::{Account, JobId, Lane, Outcome, Standing, State, ThrottleKind, route::Routing},
+    domain::{
+        Account, JobId, Kind, Lane, Limit, Outcome, Span, Standing, State, ThrottleKind,
+        route::{Refusal, Routing},
+    },
     message::Dispatch,
 };
 use tokio::task::JoinSet;
@@ -200,4 +203,38 @@ pub(crate) async fn submitters_and_claimers_at_once_exceed_no_slot(store: Store)
     assert_eq!(taken, BTreeMap::from([("a", 60), ("b", 40)]));
     assert_eq!(store.audit_slots().await.unwrap(), []);
     assert_eq!(state(&store, bound[0].job).await, State::Dispatched);
+}
+
+pub(crate) async fn what_is_bound_at_the_door_is_charged_to_its_windows(store: Store) {
+    let limit = Limit {
+        kind: Kind::Requests,
+        most: 3,
+        window: Span(Duration::from_secs(60)),
+    };
+    let accounts = [Account {
+        limits: vec![limit],
+        ..account("a", 100)
+    }];
+    store.sync_accounts(&accounts).await.unwrap();
+    let (_, first) = arrive(&store, vec![row(), row()], &accounts, 100).await;
+    assert_eq!(first.len(), 2);
+    let (_, second) = arrive(&store, vec![row(), row()], &accounts, 100).await;
+    assert_eq!(second.len(), 1, "the window has room for one more");
+    let now = clock::now();
+    let (_, window) = &store.windows(&accounts[0], now).await.unwrap()[0];
+    assert_eq!((window.held(), window.room(3, now)), (3, 0));
+    let waits = claim(&store, &accounts, &[Lane::default()], 100).await;
+    assert_eq!(waits.dispatches.len(), 0);
+    assert_eq!(
+        store.audit_windows(&accounts, now).await.unwrap(),
+        Vec::<String>::new()
+    );
+    // The seat that a strategy and an explanation see is the one of the books.
+    let seen = &store.accounts().await.unwrap()[0];
+    let seat = seen.seat(None, now);
+    assert_eq!((seat.room(), seat.windows[0].left), (0, 0.0));
+    assert!(matches!(
+        seen.refusal(None, now),
+        Some(Refusal::WindowFull { .. })
+    ));
 }

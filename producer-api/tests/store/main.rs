@@ -29,7 +29,8 @@ use tokio::task::JoinSet;
 
 use self::at_once::{
     a_new_job_that_need_not_wait_is_bound_at_once, submitters_and_claimers_at_once_exceed_no_slot,
-    who_comes_gets_no_account_that_takes_none, who_waits_goes_before_who_comes,
+    what_is_bound_at_the_door_is_charged_to_its_windows, who_comes_gets_no_account_that_takes_none,
+    who_waits_goes_before_who_comes,
 };
 
 /// Each promise on each database.
@@ -81,6 +82,7 @@ on_every_store!(
     who_waits_goes_before_who_comes,
     who_comes_gets_no_account_that_takes_none,
     submitters_and_claimers_at_once_exceed_no_slot,
+    what_is_bound_at_the_door_is_charged_to_its_windows,
     what_was_chosen_is_kept,
     each_lane_has_its_strategy_and_a_session_its_account,
     a_saturated_lane_delays_no_other,
