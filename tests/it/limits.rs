@@ -21,8 +21,12 @@ use crate::{
 
 const LIMIT: Duration = Duration::from_secs(240);
 
-/// How much of a limit a backlog must use.
+/// How much of a limit a backlog must use when the machine is this test's alone, as for
+/// `make limits`. What is lost is the time that calls and their reports are under way.
 const LEAST_USE: f64 = 0.95;
+
+/// The same as one of many tests at once, in a debug build: less than this is no lack of speed.
+const LEAST_USE_AMONG_OTHERS: f64 = 0.8;
 
 /// An account whose requests are limited.
 #[derive(Clone, Copy, Debug)]
@@ -103,17 +107,17 @@ async fn backlog(cluster: &Cluster, accounts: &[Limited], seconds: u64) {
     }
 }
 
-fn assert_used(accounts: &[Limited], stub: &Stub, from: Instant, until: Instant, when: &str) {
+fn assert_used(size: &Size, stub: &Stub, from: Instant, until: Instant, when: &str) {
     let mut table = String::new();
     let mut least: f64 = 1.0;
-    for account in accounts {
+    for account in &size.accounts {
         if let Some(share) = account.share_used(stub, from, until) {
             table += &format!("{account:?}: {:.1} %\n", share * 100.0);
             least = least.min(share);
         }
     }
     eprintln!("{when}:\n{table}");
-    assert!(least >= LEAST_USE, "{when}:\n{table}");
+    assert!(least >= size.least_use, "{when}:\n{table}");
 }
 
 /// How large a run is.
@@ -124,6 +128,7 @@ struct Size {
     /// How long nothing is killed, before and after.
     calm: Duration,
     limit: Duration,
+    least_use: f64,
 }
 
 impl Size {
@@ -143,6 +148,7 @@ impl Size {
             ],
             calm: Duration::from_secs(20),
             limit: LIMIT,
+            least_use: LEAST_USE_AMONG_OTHERS,
         }
     }
 
@@ -159,6 +165,7 @@ impl Size {
             accounts: windows.into_iter().enumerate().map(account).collect(),
             calm: Duration::from_secs(80),
             limit: Duration::from_secs(900),
+            least_use: LEAST_USE,
         }
     }
 }
@@ -187,7 +194,7 @@ async fn survive(size: &Size) {
 
     let begun = Instant::now();
     rest(size.calm).await;
-    assert_used(accounts, &stub, begun, begun + size.calm, "in calm");
+    assert_used(size, &stub, begun, begun + size.calm, "in calm");
 
     cluster.kill9("api-1");
     rest(Duration::from_millis(700)).await;
@@ -210,13 +217,7 @@ async fn survive(size: &Size) {
     for account in accounts {
         account.never_exceeded(&stub);
     }
-    assert_used(
-        accounts,
-        &stub,
-        recovered,
-        recovered + size.calm,
-        "afterwards",
-    );
+    assert_used(size, &stub, recovered, recovered + size.calm, "afterwards");
     for account in accounts {
         let path = format!("/api/accounts/{}/windows", account.name);
         let shown: AccountWindows = cluster.api().get(&path).await.is(200);

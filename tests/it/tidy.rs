@@ -89,7 +89,7 @@ fn no_file_is_too_long() {
 
 #[test]
 fn no_lint_is_switched_off_without_a_word() {
-    let allow = ["#[allow", "#![allow"];
+    let allow = ["#[allow(", "#![allow("];
     none_breaks("expect a lint, with a reason", |path, text| {
         if path.ends_with("tidy.rs") {
             return Vec::new();
