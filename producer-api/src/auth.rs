@@ -225,7 +225,7 @@ impl Keys {
         Ok(token)
     }
 
-    /// Ends a session. Other API processes may take it for valid for [`FRESH`] more.
+    /// Ends a session. Other API processes may take it for valid for at most 10 s more.
     ///
     /// # Errors
     /// When the database cannot be reached.
