@@ -48,12 +48,21 @@ pub(super) async fn file_or_page(method: Method, uri: Uri, headers: HeaderMap) -
     if let Some(answer) = file(path, &headers) {
         return answer;
     }
-    // What has an ending is a file that is gone; a person asks for a page.
-    let is_page = !path.contains('.');
+    // What has an ending is a file that is gone, and a program does not ask for a page.
+    let is_page = !path.contains('.') && wants_a_page(&headers);
     match index().filter(|_| is_page) {
         Some(page) => page,
         None => problem::no_such_route(&uri).into_response(),
     }
+}
+
+/// Whether this is a browser on its way to a page, by what it accepts.
+fn wants_a_page(headers: &HeaderMap) -> bool {
+    headers
+        .get_all(header::ACCEPT)
+        .iter()
+        .filter_map(|accept| accept.to_str().ok())
+        .any(|accept| accept.contains("text/html"))
 }
 
 fn index() -> Option<Response> {

@@ -137,6 +137,27 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/accounts/{id}/windows": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get an account's limits.
+         * @description Each configured limit with what is used, reserved and left of it; why the account cools; and
+         *     what its provider has said about limits of its own.
+         */
+        get: operations["get_windows"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/events": {
         parameters: {
             query?: never;
@@ -679,6 +700,17 @@ export interface components {
              */
             workers?: number | null;
         };
+        /** @description How far an account has used its limits, why it cools, and what its provider says. */
+        AccountWindows: {
+            /** @description The account. */
+            account: components["schemas"]["AccountId"];
+            /** @description Each cause for which it takes no jobs, or none of one family of models. */
+            cooldowns: components["schemas"]["CooldownView"][];
+            /** @description What its provider has said about its own limits last. */
+            learned: components["schemas"]["Figure"][];
+            /** @description Each configured limit. */
+            limits: components["schemas"]["WindowView"][];
+        };
         /** @description An attempt in a worker's hands. */
         AttemptInHand: {
             /**
@@ -752,6 +784,11 @@ export interface components {
             score?: number | null;
             time_to_result?: components["schemas"]["Span"] | null;
         };
+        /**
+         * @description What keeps an account from taking jobs.
+         * @enum {string}
+         */
+        Cause: "burst" | "window" | "model" | "spend_cap" | "host" | "overload";
         /** @description An answer. */
         Completion: {
             /** @description The model that wrote it, as the provider names it. */
@@ -762,6 +799,20 @@ export interface components {
             text: string;
             /** @description What it used. */
             usage?: components["schemas"]["Usage"];
+        };
+        /** @description A cause for which an account takes no jobs. */
+        CooldownView: {
+            /** @description Why. */
+            cause: components["schemas"]["Cause"];
+            /** @description The family of models that it is about, with the cause `model`; none for the default model. */
+            family?: string | null;
+            /** @description That one job is under way. */
+            probing: boolean;
+            /** @description The provider's words. */
+            reason: string;
+            resets_at?: components["schemas"]["Time"] | null;
+            /** @description From this time on one job is let through, and its answer opens the account. */
+            until: components["schemas"]["Time"];
         };
         /** @description A new API key; its secret is shown this once. */
         CreatedKey: components["schemas"]["KeyView"] & {
@@ -827,6 +878,31 @@ export interface components {
             detail: string;
             /** @description Where it is in the request, such as `[3].prompt`. */
             field: string;
+        };
+        /** @description The state of one of a provider's limits, as far as the provider tells it. */
+        Figure: {
+            /** @description When it was said. */
+            heard_at: components["schemas"]["Time"];
+            /**
+             * Format: int64
+             * @description How much it allows.
+             */
+            limit?: number | null;
+            /** @description The limit in the provider's words, such as `requests`, `input-tokens` or `five_hour`. */
+            name: string;
+            /**
+             * Format: int64
+             * @description How much of it is left.
+             */
+            remaining?: number | null;
+            resets_at?: components["schemas"]["Time"] | null;
+            /** @description The provider's own judgement, such as `allowed_warning`. */
+            status?: string | null;
+            /**
+             * Format: double
+             * @description The share that is used, from 0 to 1.
+             */
+            utilization?: number | null;
         };
         /** @description What would become of a batch that is submitted now. */
         Forecast: {
@@ -993,6 +1069,9 @@ export interface components {
             state: components["schemas"]["State"];
             /** @description How long the provider may take. */
             timeout: components["schemas"]["Span"];
+            /** @description Why all accounts that may run it are out; only when one job is read. */
+            waiting_for?: string | null;
+            waiting_until?: components["schemas"]["Time"] | null;
         };
         /** @description What to change about an API key. What is left out stays as it is. */
         KeyChange: {
@@ -1038,6 +1117,11 @@ export interface components {
              */
             weight: number;
         };
+        /**
+         * @description What is counted.
+         * @enum {string}
+         */
+        Kind: "requests" | "input_tokens" | "output_tokens" | "cost";
         /** @description The jobs that wait in one lane. */
         LaneBacklog: {
             /** @description The accounts that could run them. */
@@ -1618,6 +1702,34 @@ export interface components {
          * @enum {string}
          */
         WaitsFor: "account" | "resume" | "worker" | "cooldown" | "slot" | "turn";
+        /** @description One limit as it is now. Cost is in millionths of a US dollar. */
+        WindowView: {
+            /** @description What is counted. */
+            kind: components["schemas"]["Kind"];
+            /**
+             * Format: int64
+             * @description How much more can be dispatched now.
+             */
+            left: number;
+            /**
+             * Format: int64
+             * @description How much any window of this length may hold.
+             */
+            limit: number;
+            /**
+             * Format: int64
+             * @description Reserved for attempts of which it is not known yet that they have reached the provider.
+             */
+            reserved: number;
+            resets_at?: components["schemas"]["Time"] | null;
+            /**
+             * Format: int64
+             * @description What the provider may have seen within the last window.
+             */
+            used: number;
+            /** @description The length of the window. */
+            window: components["schemas"]["Span"];
+        };
         /** @description The workers that are there. */
         WorkerList: {
             /** @description Whether the live plane could be asked just now; otherwise they are those last heard of. */
@@ -2498,6 +2610,92 @@ export interface operations {
             };
             /** @description `no_worker` */
             409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `too_many_requests`; try again after `Retry-After` */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `internal` */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `truth_unavailable`, `busy`; try again after `Retry-After` */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_windows: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description its name */
+                id: components["schemas"]["AccountId"];
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The account's limits as they are now. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["AccountWindows"];
+                };
+            };
+            /** @description `bad_parameter`, `bad_id`, `bad_cursor`, `bad_header`, `duplicate_header`, `malformed_json`, `bad_body` */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `unauthorized` */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `forbidden` */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `no_such_account` */
+            404: {
                 headers: {
                     [name: string]: unknown;
                 };

@@ -162,8 +162,11 @@ async fn the_dashboard_does_not_swallow_what_is_not_its_own() {
     }
     let answer = api.ask("POST /jobs", "").await;
     assert_eq!(answer.problem().1, "no_such_route");
-    let job = format!("GET /jobs/{}", JobId::generate());
-    let page = api.ask(&job, "").await;
+    let job = format!("/jobs/{}", JobId::generate());
+    let answer = api.ask(&format!("GET {job}"), "").await;
+    assert_eq!(answer.problem().1, "no_such_route", "for a program");
+    let browser = Request::get(&job).header("accept", "text/html,*/*;q=0.8");
+    let page = api.send(browser.body(Body::empty()).unwrap()).await;
     if crate::http::has_dashboard() {
         assert_eq!(page.status, 200);
         let policy = page.header("content-security-policy");
