@@ -236,6 +236,9 @@ pub struct Steady {
     anchor: Option<(Time, Duration)>,
     /// When the jump was noticed, by the clock that never jumps, and where it led in milliseconds.
     jumped: Option<(Duration, i64)>,
+    /// After a jump and back: until when, by the clock that never jumps, others may still have
+    /// dated something by the clock as it was meanwhile, and how far that was off in milliseconds.
+    doubt: Option<(Duration, i64)>,
     /// The longest window that was ever asked about.
     longest: Duration,
 }
@@ -274,8 +277,12 @@ impl Steady {
             if is_sharp {
                 self.anchor = Some((reading, before));
             }
-            self.jumped = None;
-            return Present::exactly(reading);
+            if let Some((_, known)) = self.jumped.take() {
+                let far = known.abs().max(self.doubt.map_or(0, |(_, far)| far));
+                let until = after + self.longest + Duration::from_millis(far.unsigned_abs());
+                self.doubt = Some((until, far));
+            }
+            return self.doubted(reading, after);
         }
         let since = match self.jumped {
             Some((since, known)) if known.abs_diff(off) <= DRIFT.unsigned_abs() => since,
@@ -288,9 +295,23 @@ impl Steady {
             self.jumped = None;
             return Present::exactly(reading);
         }
+        let doubted = self.doubted(reading, after);
         Present {
-            earliest: reading.min(least),
-            latest: reading.max(most),
+            earliest: doubted.earliest.min(least),
+            latest: doubted.latest.max(most),
+        }
+    }
+
+    fn doubted(&self, reading: Time, uptime: Duration) -> Present {
+        match self.doubt {
+            Some((until, far)) if uptime < until => {
+                let far = Duration::from_millis(far.unsigned_abs());
+                Present {
+                    earliest: reading - far,
+                    latest: reading + far,
+                }
+            }
+            _ => Present::exactly(reading),
         }
     }
 }
