@@ -198,9 +198,7 @@ impl FirstRelease {
                     format!("names the account `{id}`, and there is none"),
                 ));
             }
-            if accounts_have_limits() {
-                figment = fill(figment, id.as_str(), "limits", limits);
-            }
+            figment = fill(figment, id.as_str(), "limits", limits);
         }
         Ok(figment)
     }
@@ -210,15 +208,6 @@ fn fill(figment: Figment, account: &str, key: &str, value: &Value) -> Figment {
     figment.join(Serialized::defaults(
         json!({ "accounts": { account: { key: value } } }),
     ))
-}
-
-/// Whether an account of this version takes limits at all.
-fn accounts_have_limits() -> bool {
-    let Ok(id) = "a".parse() else { return false };
-    let mut probe = Map::new();
-    probe.insert("provider".into(), "simulated".into());
-    probe.insert("limits".into(), json!({"requests": 1, "window": "1h"}));
-    super::AccountConfig::from_settings(&id, probe).is_ok()
 }
 
 fn refuse_passwords(variables: &BTreeMap<String, String>) -> Result<(), ConfigError> {

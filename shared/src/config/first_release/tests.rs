@@ -119,6 +119,12 @@ fn limits_name_their_accounts() {
     let limits = r#"{"account1": {"requests": 100, "window": "1h"},
         "account2": [{"requests": 5, "window": "1m"}, {"input_tokens": 9, "window": "7d"}]}"#;
     let config = loaded(&[("RATE_LIMITS", limits)]);
+    assert!(
+        config
+            .accounts
+            .values()
+            .any(|account| !account.limits.is_empty())
+    );
     assert_eq!(config.accounts.len(), 2);
     let own = "[accounts.main]\nprovider = \"simulated\"";
     let limits = r#"{"main": {"requests": 100, "window": "1h"}}"#;
