@@ -47,8 +47,9 @@ export async function signIn(page: Page, key = adminKey()) {
   expect(answer.status()).toBe(201);
 }
 
-/** No violation of the rules that a machine can check. */
+/** No violation of the rules that a machine can check, once the page is there. */
 export async function isAccessible(page: Page) {
+  await expect(page.getByRole("heading", { level: 1 })).toBeVisible();
   const { violations } = await new AxeBuilder({ page }).analyze();
   const told = violations.map(
     ({ id, nodes }) => `${id}: ${nodes.map(({ html }) => html.slice(0, 160)).join(" | ")}`,
