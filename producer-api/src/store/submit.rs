@@ -7,6 +7,7 @@ use sea_orm::{
     ColumnTrait, Condition, DatabaseTransaction, DbBackend, EntityTrait, ExprTrait, QueryFilter,
 };
 use sluice_shared::{
+    api::JobWebhook,
     domain::{
         AccountId, Delivery, JobId, Lane, Request, Span, State, Step, Time, quota, route::Cursor,
     },
@@ -21,7 +22,7 @@ use super::{
     claim::{Claim, Claimed, bound_state},
     clients,
     entity::idempotency_key,
-    fair, fallback, parse_json, to_json,
+    fair, fallback, parse_json, to_json, webhooks,
 };
 
 /// A job as it is accepted, checked and complete.
@@ -55,6 +56,8 @@ pub struct NewRow {
     pub request: Request,
     /// Its way, when it has fallbacks: the first step is the job as it is.
     pub steps: Vec<Step>,
+    /// Whom it tells of its end.
+    pub webhook: Option<JobWebhook>,
 }
 
 impl NewRow {
@@ -186,7 +189,8 @@ impl Store {
         };
         let (claimed, bound) = insert_jobs(&tx, &accepted, at_once, now).await?;
         let rows = accepted.iter().flat_map(|(submission, _)| &submission.rows);
-        fallback::insert(&tx, rows, now).await?;
+        fallback::insert(&tx, rows.clone(), now).await?;
+        webhooks::insert(&tx, rows).await?;
         tx.commit().await?;
         let unused = submissions
             .iter()

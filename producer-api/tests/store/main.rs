@@ -128,6 +128,7 @@ fn row() -> NewRow {
         traceparent: None,
         request: Request::prompt("hello"),
         steps: vec![],
+        webhook: None,
     }
 }
 

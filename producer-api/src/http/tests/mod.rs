@@ -12,3 +12,4 @@ mod quotas;
 mod refusals;
 mod routing;
 mod steering;
+mod webhooks;
