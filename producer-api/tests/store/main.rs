@@ -59,6 +59,7 @@ pub(crate) use on_every_store;
 mod fair;
 mod limits;
 mod quotas;
+mod webhooks;
 
 on_every_store!(
     the_schema_is_complete,
