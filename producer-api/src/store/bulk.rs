@@ -205,7 +205,13 @@ impl Rows {
             .columns
             .iter()
             .enumerate()
-            .map(|(index, column)| format!("(SELECT ${}::{})", before + index + 1, column.postgres_type()))
+            .map(|(index, column)| {
+                format!(
+                    "(SELECT ${}::{})",
+                    before + index + 1,
+                    column.postgres_type()
+                )
+            })
             .collect();
         format!(
             "v({}) AS (SELECT * FROM unnest({}))",
