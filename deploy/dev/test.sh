@@ -11,6 +11,7 @@
 #   SLUICE_TEST_SERVICES_SH     the script that manages services
 #   SLUICE_TEST_SERVICES_DIR    its --dir for the set above; a sibling directory is a set of a test's own
 #   SLUICE_TEST_CLAUDE_BIN      the real Claude CLI
+#   SLUICE_TEST_BINARY          sluice itself, where it is not of the same build as the tests
 #   SLUICE_HOME                 an empty folder, so that none touches the developer's
 
 # shellcheck disable=SC2317 # Functions are called by traps, and the runner by its name.
@@ -33,7 +34,6 @@ case $selection in
     fault) nextest=(-E "binary(it) & test(/$FAULT/)") cargo_test=(--test it) ;;
     web) nextest=() cargo_test=() ;;
     limits)
-        export SLUICE_TEST_SIZE=full
         nextest=(--success-output final -E 'binary(it) & test(/^limits::fault::/)') cargo_test=(--test it "limits::fault::$LIMITS")
         ;;
     *) echo "usage: test.sh [all|it|fault|web|limits]" >&2 && exit 64 ;;
@@ -99,6 +99,9 @@ set_environment() {
     while IFS= read -r line; do export "${line?}"; done < <("$services" --dir "$run/services" env)
     export SLUICE_TEST_SERVICES_SH=$services SLUICE_TEST_SERVICES_DIR=$run/services SLUICE_HOME=$run/home
     if [[ -n $claude ]]; then export SLUICE_TEST_CLAUDE_BIN=$claude; fi
+    if [[ $selection == limits ]]; then
+        export SLUICE_TEST_SIZE=full SLUICE_TEST_BINARY=${CARGO_TARGET_DIR:-$root/target}/release/sluice
+    fi
     # A proxy that the machine uses for the network must not get what goes to a loopback address.
     export NO_PROXY="127.0.0.1,localhost${NO_PROXY:+,$NO_PROXY}"
     # No test may spend what is in the developer's environment.
@@ -180,6 +183,7 @@ else
     runner=with_cargo_test
     cargo test --workspace --no-run
 fi
+if [[ $selection == limits ]]; then cargo build --release --bin sluice; fi
 wait "$starting"
 starting=
 set_environment

@@ -218,14 +218,14 @@ impl Store {
         // Accounts are locked here, in one order for all.
         ends.write(self, &tx, freed.keys(), now).await?;
         let changed = open.into_values().filter(|open| open.changed).collect();
-        let writes = vec![write_jobs(changed), history.write()];
+        // Jobs that used nothing that can be measured tell a budget nothing.
+        spent.retain(|_, spent| spent.tokens > 0 || spent.cost_microusd > 0);
+        let spent = clients::spend(self.slot, &spent, now);
+        let writes = vec![write_jobs(changed), history.write(), spent];
         let cooling = release(&tx, writes, &freed).await?;
         fallback::write(&tx, moves).await?;
         settled.cooling = cooling::judge(&tx, &judged, &cooling, now, chance).await?;
         learned::write(&tx, verdicts).await?;
-        // Jobs that used nothing that can be measured tell a budget nothing.
-        spent.retain(|_, spent| spent.tokens > 0 || spent.cost_microusd > 0);
-        clients::spend(&tx, self.slot, &spent, now).await?;
         settled.webhooks = webhooks::tell(&tx, &news, has_endpoints, now).await?;
         tx.commit().await?;
         Ok(settled)

@@ -3,6 +3,7 @@
 
 use std::{collections::HashMap, sync::Mutex};
 
+use futures::try_join;
 use sea_orm::{
     ColumnTrait, Condition, DatabaseTransaction, DbBackend, EntityTrait, ExprTrait, QueryFilter,
 };
@@ -161,14 +162,13 @@ impl Store {
         // Before the transaction on Postgres, where a client's place would stay locked until its
         // end and API processes would wait for each other's disk. SQLite has one writer anyway.
         let sqlite = self.write.get_database_backend() == DbBackend::Sqlite;
-        let mut places = fair::Places::default();
-        if !sqlite {
-            places = fair::places(&self.write, submissions, now).await?;
-        }
-        let tx = self.begin().await?;
-        if sqlite {
-            places = fair::places(&tx, submissions, now).await?;
-        }
+        let (places, tx) = if sqlite {
+            let tx = self.begin().await?;
+            (fair::places(&tx, submissions, now).await?, tx)
+        } else {
+            let places = async { Ok(fair::places(&self.write, submissions, now).await?) };
+            try_join!(places, self.begin())?
+        };
         let mut results = claim_keys(&tx, submissions, now).await?;
         clients::admit(&tx, submissions, &mut results, &places.limited, now).await?;
         let accepted: Vec<(&Submission, &[i64])> = submissions
