@@ -190,7 +190,7 @@ pub(super) async fn retry_job(
 }
 
 impl Edge {
-    fn trace(&self, headers: &HeaderMap) -> (tracing::Span, Option<String>) {
+    pub(super) fn trace(&self, headers: &HeaderMap) -> (tracing::Span, Option<String>) {
         trace::of_submit(!self.app.config.telemetry.otlp_endpoint.is_empty(), headers)
     }
 }
@@ -319,7 +319,11 @@ async fn keep(edge: &Edge, client: String, checked: Checked) -> Result<Response,
         }
         Submitted::Replayed(ids) => (states_of(edge, &ids).await?, true),
         Submitted::OverQuota(violation) => {
-            return Err(ApiError::over_quota(&violation, fresh.len(), clock::now()));
+            return Err(ApiError::over_quota(
+                &violation,
+                Some(fresh.len()),
+                clock::now(),
+            ));
         }
         Submitted::Mismatch => {
             let detail = "this Idempotency-Key came with another request before; take a new one";

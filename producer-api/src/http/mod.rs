@@ -10,6 +10,7 @@ mod account_changes;
 mod account_settings;
 mod account_test;
 mod accounts;
+mod batches;
 mod body;
 mod docs;
 mod events;
@@ -86,6 +87,9 @@ struct Edge {
     refusals: Refusals,
     /// Event streams that may still be opened.
     streams: Arc<Semaphore>,
+    /// Uploads that may still be begun.
+    uploads: Arc<Semaphore>,
+    estimates: batches::Estimates,
     /// Long polls answer at once when it is cancelled.
     shutdown: CancellationToken,
 }
@@ -102,6 +106,8 @@ impl Edge {
             glance: Glance::default(),
             refusals: Refusals::default(),
             streams: Arc::new(Semaphore::new(events::MOST_STREAMS)),
+            uploads: Arc::new(Semaphore::new(app.config.batches.max_uploads)),
+            estimates: batches::Estimates::default(),
             shutdown,
             app,
         }
@@ -152,6 +158,10 @@ fn api() -> OpenApiRouter<Arc<Edge>> {
         .routes(routes!(jobs::get_job))
         .routes(routes!(jobs::cancel_job))
         .routes(routes!(accept::retry_job))
+        .routes(routes!(batches::submit_batch, batches::list_batches))
+        .routes(routes!(batches::get_batch))
+        .routes(routes!(batches::cancel_batch))
+        .routes(routes!(batches::results::batch_results))
         .routes(routes!(forecast::forecast))
         .routes(routes!(explain::explain_job))
         .routes(routes!(explain::queue_status))
