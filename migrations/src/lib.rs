@@ -14,6 +14,7 @@ mod m0004_fallbacks;
 mod m0004_routing;
 mod m0005_clients;
 mod m0006_webhooks;
+mod m0007_batches;
 
 /// Every migration, oldest first.
 #[derive(Debug)]
@@ -31,6 +32,7 @@ impl MigratorTrait for Migrator {
             Box::new(m0004_fallbacks::Migration),
             Box::new(m0005_clients::Migration),
             Box::new(m0006_webhooks::Migration),
+            Box::new(m0007_batches::Migration),
         ]
     }
 }

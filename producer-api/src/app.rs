@@ -17,6 +17,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     auth::Keys,
+    batches::{self, Batches},
     cooling::{self, Cooling},
     decisions::Decisions,
     dispatcher::{self, Backlog, Publishing},
@@ -61,6 +62,8 @@ pub struct App {
     pub routes: Routes,
     /// What this process decided of late.
     pub decisions: Decisions,
+    /// The bell of what is done about batches.
+    pub batches: Batches,
     /// Who waits for which job.
     pub waiters: Waiters,
     /// Which workers are there.
@@ -139,6 +142,9 @@ impl App {
                 self.tell(settled.moved);
                 self.waiters.answered(verdicts, &settled.ended);
                 self.ended(settled.ended.into_iter());
+                if !settled.batches.is_empty() {
+                    self.batches.wake();
+                }
                 if settled.freed > 0 {
                     self.backlog.wake();
                 }
@@ -309,6 +315,7 @@ pub async fn serve(
     spawn(Box::pin(intake::run_dead(app.clone(), stop.clone())));
     spawn(Box::pin(reaper::run(app.clone(), stop.clone())));
     spawn(Box::pin(webhooks::run(app.clone(), stop.clone())));
+    spawn(Box::pin(batches::run(app.clone(), stop.clone())));
     let served = http::serve(app.clone(), listener, shutdown).await;
     stop.cancel();
     let publishing = app.publishing.clone();
@@ -357,6 +364,7 @@ pub(crate) fn assemble(parts: Parts) -> Assembled {
         publishing: Publishing::default(),
         routes: Routes::new(config.dispatch.strategy),
         decisions: Decisions::default(),
+        batches: Batches::default(),
         waiters: Waiters::default(),
         workers: Workers::default(),
         keys: Keys::default(),

@@ -7,6 +7,7 @@
 
 pub mod app;
 pub mod auth;
+pub mod batches;
 pub mod cooling;
 pub mod decisions;
 pub mod dispatcher;

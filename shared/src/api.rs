@@ -2,6 +2,7 @@
 //! tests all use these types; the OpenAPI document is made from them.
 
 mod accounts;
+mod batches;
 mod dashboard;
 mod routing;
 mod webhooks;
@@ -16,6 +17,7 @@ pub use self::{
         AccountChange, AccountSource, AccountTest, AccountTrouble, AttemptInHand, NewAccount,
         WorkerList, WorkerView,
     },
+    batches::{BatchCounts, BatchPage, BatchResult, BatchState, BatchView, LineError},
     dashboard::{
         JobChange, JobChanges, LaneBacklog, NewSession, Overview, Pulse, PulsePoint, SessionView,
         UnfinishedJobs, WaitsFor,
@@ -31,8 +33,8 @@ pub use self::{
     },
 };
 use crate::domain::{
-    AccountId, Cause, Completion, Delivery, Figure, JobId, Kind, Message, Quota, Span, State, Time,
-    Usage,
+    AccountId, BatchId, Cause, Completion, Delivery, Figure, JobId, Kind, Message, Quota, Span,
+    State, Time, Usage,
 };
 
 /// A job to run. Give either `prompt` or `messages`; all else is optional.
@@ -195,6 +197,9 @@ pub struct JobView {
     /// The job that this one tries again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retry_of: Option<JobId>,
+    /// The batch that it came with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch: Option<BatchId>,
     /// When it was accepted.
     pub created_at: Time,
     /// Before this time it is not dispatched; shown while it waits.

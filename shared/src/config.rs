@@ -53,6 +53,8 @@ const NOT_SETTINGS: [&str; 6] = [
 pub struct Config {
     /// The HTTP API.
     pub api: Api,
+    /// Batches.
+    pub batches: Batches,
     /// The dispatcher and the reaper.
     pub dispatch: Dispatch,
     /// The worker.
@@ -88,6 +90,19 @@ pub struct Api {
     pub request_timeout: Span,
     pub max_wait: Span,
     pub idempotency_ttl: Span,
+}
+
+/// Batches.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(
+    missing_docs,
+    reason = "sluice.default.toml documents each key, in one place"
+)]
+pub struct Batches {
+    pub max_jobs: u64,
+    pub max_bytes: u64,
+    pub max_uploads: usize,
 }
 
 /// The dispatcher and the reaper.
@@ -259,6 +274,7 @@ impl Config {
             ("api.max_prompt_bytes", self.api.max_prompt_bytes),
             ("api.max_jobs_per_submit", self.api.max_jobs_per_submit),
             ("api.max_body_bytes", self.api.max_body_bytes),
+            ("batches.max_uploads", self.batches.max_uploads),
             ("dispatch.batch", self.dispatch.batch),
             ("worker.max_output_bytes", self.worker.max_output_bytes),
         ];

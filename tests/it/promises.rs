@@ -4,6 +4,7 @@
 mod access;
 mod accounts;
 mod bad_input;
+mod batches;
 mod cancel;
 mod fairness;
 mod forecast;

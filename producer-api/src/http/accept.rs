@@ -366,9 +366,11 @@ pub(super) async fn commit(edge: &Edge, submission: Submission) -> Result<Kept, 
             Ok(Kept::Fresh(fresh))
         }
         Submitted::Replayed(ids) => Ok(Kept::Before(ids)),
-        Submitted::OverQuota(violation) => {
-            Err(ApiError::over_quota(&violation, fresh.len(), clock::now()))
-        }
+        Submitted::OverQuota(violation) => Err(ApiError::over_quota(
+            &violation,
+            Some(fresh.len()),
+            clock::now(),
+        )),
         Submitted::Mismatch => {
             let detail = "this Idempotency-Key came with another request before; take a new one";
             Err(ApiError::new(Code::IdempotencyKeyReused, detail))

@@ -215,6 +215,46 @@ fn view(
     }
 }
 
+/// When jobs that wait or run already may be done, by what waits now; none when nobody can say,
+/// or never. The client's other jobs of that lane are taken to go first.
+pub(super) async fn end_of(
+    edge: &Edge,
+    client: &str,
+    lane: &str,
+    priority: i16,
+    jobs: u64,
+) -> Result<Option<Time>, ApiError> {
+    let Ok(lane) = Lane::parse(lane) else {
+        return Ok(None);
+    };
+    let now = clock::now();
+    let measured = edge.truth(edge.app.measured(now)).await?;
+    let mut waiting = edge.truth(edge.app.store.waiting()).await?;
+    let clients = edge.truth(edge.app.store.clients()).await?;
+    let key = lane.key();
+    for of in &mut waiting {
+        if of.client == client && of.lane == key && of.priority == priority {
+            of.jobs = of.jobs.saturating_sub(jobs);
+        }
+    }
+    let asked = Asked {
+        lane,
+        jobs,
+        priority,
+        per_hour: None,
+    };
+    let work = batch(&asked, &waiting, client, &measured, &clients);
+    let strategy = edge.app.config.dispatch.strategy;
+    let look = move || {
+        let servers: Vec<Server> = measured.into_iter().map(|one| one.server).collect();
+        forecast::forecast(&servers, &work, strategy, DETAIL).end
+    };
+    let end = tokio::task::spawn_blocking(look)
+        .await
+        .map_err(ApiError::internal)?;
+    Ok(end.map(|end| now + end))
+}
+
 fn rate(jobs: u64, span: Duration) -> u64 {
     let per_hour = u128::from(jobs) * 3_600_000 / span.as_millis().max(1);
     u64::try_from(per_hour).unwrap_or(u64::MAX)

@@ -81,6 +81,7 @@ pub(super) async fn get_job(
         ("account" = Option<String>, Query, description = "only this account"),
         ("client" = Option<String>, Query, description = "only of this client"),
         ("model" = Option<String>, Query, description = "only those that ask for this model"),
+        ("batch" = Option<sluice_shared::domain::BatchId>, Query, description = "only of this batch"),
         ("metadata.KEY" = Option<String>, Query,
             description = "only those with this value for KEY, which stands for a name of yours"),
         ("from" = Option<sluice_shared::domain::Time>, Query,

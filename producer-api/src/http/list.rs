@@ -17,8 +17,8 @@ const MOST_METADATA: usize = 32;
 /// What a cursor begins with, so that another kind can be told from it.
 const CURSOR: u8 = 1;
 
-const NAMES: [&str; 8] = [
-    "state", "account", "client", "model", "from", "to", "limit", "cursor",
+const NAMES: [&str; 9] = [
+    "state", "account", "client", "model", "batch", "from", "to", "limit", "cursor",
 ];
 
 /// A list that was asked for.
@@ -67,6 +67,7 @@ pub(super) fn parse(query: Option<&str>) -> Result<Listing, ApiError> {
         client: text("client")?,
         model: text("model")?,
         metadata: metadata(&params)?,
+        batch: params.parsed("batch", |text, _| format!("is `{text}`, not a batch's id"))?,
         from: time("from")?,
         to: time("to")?,
     };

@@ -11,6 +11,7 @@ mod account_settings;
 mod account_test;
 mod accounts;
 mod anthropic;
+mod batches;
 mod body;
 mod deliveries;
 mod docs;
@@ -94,6 +95,9 @@ struct Edge {
     streams: Arc<Semaphore>,
     /// Jobs that are being cancelled because nobody waits for them any more.
     farewells: TaskTracker,
+    /// Uploads that may still be begun.
+    uploads: Arc<Semaphore>,
+    estimates: batches::Estimates,
     /// Long polls answer at once when it is cancelled.
     shutdown: CancellationToken,
 }
@@ -111,6 +115,8 @@ impl Edge {
             refusals: Refusals::default(),
             farewells: TaskTracker::new(),
             streams: Arc::new(Semaphore::new(events::MOST_STREAMS)),
+            uploads: Arc::new(Semaphore::new(app.config.batches.max_uploads)),
+            estimates: batches::Estimates::default(),
             shutdown,
             app,
         }
@@ -166,6 +172,10 @@ fn api() -> OpenApiRouter<Arc<Edge>> {
         .routes(routes!(jobs::get_job))
         .routes(routes!(jobs::cancel_job))
         .routes(routes!(accept::retry_job))
+        .routes(routes!(batches::submit_batch, batches::list_batches))
+        .routes(routes!(batches::get_batch))
+        .routes(routes!(batches::cancel_batch))
+        .routes(routes!(batches::results::batch_results))
         .routes(routes!(forecast::forecast))
         .routes(routes!(explain::explain_job))
         .routes(routes!(explain::queue_status))

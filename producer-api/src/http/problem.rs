@@ -84,6 +84,8 @@ codes! {
         "The path is not one of the API; /docs lists them.";
     NoSuchJob = NOT_FOUND, "no_such_job", "No such job",
         "There is no job with this id.";
+    NoSuchBatch = NOT_FOUND, "no_such_batch", "No such batch",
+        "There is no batch with this id.";
     NoSuchAccount = NOT_FOUND, "no_such_account", "No such account",
         "There is no account of this name.";
     NoSuchKey = NOT_FOUND, "no_such_key", "No such key",
@@ -115,13 +117,15 @@ codes! {
     LastAdminKey = CONFLICT, "last_admin_key", "The last admin key",
         "Without it nobody could make keys any more; make another admin key first.";
     BodyTooLarge = PAYLOAD_TOO_LARGE, "body_too_large", "The body is too large",
-        "The body is longer than `api.max_body_bytes`; submit in smaller arrays.";
+        "The body is longer than `api.max_body_bytes`, or an upload than `batches.max_bytes`; submit in smaller parts.";
     PromptTooLarge = PAYLOAD_TOO_LARGE, "prompt_too_large", "The prompt is too large",
         "All texts of a job together are longer than `api.max_prompt_bytes`.";
     UnsupportedMediaType = UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", "Not sent as JSON",
         "Send `Content-Type: application/json`, uncompressed.";
     InvalidJob = UNPROCESSABLE_ENTITY, "invalid_job", "The job cannot be",
         "Each field at fault is named in `errors`; of an array nothing was accepted.";
+    InvalidBatch = UNPROCESSABLE_ENTITY, "invalid_batch", "The batch cannot be",
+        "Each line at fault is named in `errors`, up to 50 of them; nothing was accepted. With `partial=true` the other lines are.";
     InvalidAccount = UNPROCESSABLE_ENTITY, "invalid_account", "The account cannot be",
         "Each setting at fault is named in `errors`; docs/configuration.md lists them all.";
     InvalidSession = UNPROCESSABLE_ENTITY, "invalid_session", "Nobody can be signed in by this",
@@ -135,7 +139,7 @@ codes! {
     InvalidCharacter = UNPROCESSABLE_ENTITY, "invalid_character", "A character that cannot be kept",
         "The NUL character (U+0000) cannot be kept; the fields that hold one are named.";
     TooManyJobs = UNPROCESSABLE_ENTITY, "too_many_jobs", "Too many jobs at once",
-        "The array has more jobs than `api.max_jobs_per_submit`; submit it in parts.";
+        "The array has more jobs than `api.max_jobs_per_submit`, or the upload more than `batches.max_jobs`; submit it in parts.";
     NoSuchLane = UNPROCESSABLE_ENTITY, "no_such_lane", "No account could ever run it",
         "No configured account fits the account, model and tags that the job asks for.";
     IdempotencyKeyReused = UNPROCESSABLE_ENTITY, "idempotency_key_reused", "The key stands for another request",
@@ -221,7 +225,7 @@ impl ApiError {
     }
 
     /// A submit that its client's quota does not allow.
-    pub(super) fn over_quota(violation: &Violation, jobs: usize, now: Time) -> Self {
+    pub(super) fn over_quota(violation: &Violation, jobs: Option<usize>, now: Time) -> Self {
         let Violation {
             policy,
             limit,
@@ -231,8 +235,9 @@ impl ApiError {
         let name = policy.as_str();
         match resets_at {
             None => {
+                let jobs = jobs.map_or("those of the upload".into(), |jobs| format!("{jobs} more"));
                 let detail = format!(
-                    "{used} of at most {limit} jobs wait already; {jobs} more do not fit, and none \
+                    "{used} of at most {limit} jobs wait already; {jobs} do not fit, and none \
                      was accepted"
                 );
                 Self::new(Code::TooManyWaiting, detail).over(name, None, BACKLOG_PAUSE)
@@ -303,9 +308,14 @@ impl ApiError {
         (code, detail.into_owned(), errors, retry_after)
     }
 
-    #[cfg(test)]
+    /// What kind it is.
     pub(super) fn code(&self) -> Code {
         self.0.code
+    }
+
+    /// What was wrong this time.
+    pub(super) fn detail(&self) -> &str {
+        &self.0.detail
     }
 
     #[cfg(test)]

@@ -200,7 +200,10 @@ async fn waiting(db: &impl ConnectionTrait, client: &str, most: u32) -> Result<u
             "SELECT (SELECT count(*) FROM (SELECT 1 FROM jobs WHERE client = $1 \
                AND state = 'queued' AND ready LIMIT $2) AS now) \
              + (SELECT count(*) FROM (SELECT 1 FROM jobs WHERE client = $1 \
-               AND state = 'queued' AND NOT ready LIMIT $2) AS later)",
+               AND state = 'queued' AND NOT ready LIMIT $2) AS later) \
+             + (SELECT count(*) FROM (SELECT 1 FROM batches b \
+               JOIN batch_lines l ON l.batch = b.id WHERE b.client = $1 \
+               AND b.accepted_at IS NOT NULL AND b.ended_at IS NULL LIMIT $2) AS uploaded)",
             [client.into(), i64::from(most).into()],
         ))
         .await?;
@@ -279,6 +282,30 @@ pub(super) async fn admit(
         .exec(tx)
         .await?;
     Ok(())
+}
+
+/// What in the quota of `client` stands against `jobs` more jobs that wait. Its row stays locked.
+pub(super) async fn refuses(
+    tx: &DatabaseTransaction,
+    client: &str,
+    jobs: u64,
+    now: Time,
+) -> Result<Option<quota::Violation>, StoreError> {
+    let name = client::Column::Name.eq(client);
+    let rows = lock_clients(tx, Condition::all().add(name)).await?;
+    let Some(row) = rows.first() else {
+        return Ok(None);
+    };
+    let used = if row.quota.has_budget() {
+        ledger(tx, client, now).await?
+    } else {
+        Ledger::default()
+    };
+    let there = match row.quota.max_waiting {
+        Some(most) => waiting(tx, client, most).await?,
+        None => 0,
+    };
+    Ok(row.quota.admits(there, jobs, &used, now).err())
 }
 
 /// How many more jobs each limited client with jobs waiting may have dispatched.

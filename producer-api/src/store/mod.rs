@@ -6,6 +6,7 @@
 
 mod accounts;
 mod at_once;
+mod batches;
 mod bulk;
 mod caps;
 mod claim;
@@ -54,6 +55,7 @@ use sluice_shared::{
 };
 
 pub use accounts::AccountRow;
+pub use batches::{Accepted, BatchRow, Cancelled, EndedBatch, Fed, Line, LineOutcome, NewBatch};
 pub use claim::{Choice, Claim, Claimed, LaneDemand};
 pub use clients::ClientRow;
 pub use definitions::{DefinitionRow, Removed};

@@ -9,7 +9,7 @@ use sea_orm::{
 };
 use sluice_shared::{
     api::{AttemptView, JobError, JobView},
-    domain::{AccountId, Completion, Delivery, JobId, Request, Span, State, Time, Usage},
+    domain::{AccountId, BatchId, Completion, Delivery, JobId, Request, Span, State, Time, Usage},
 };
 use uuid::Uuid;
 
@@ -32,6 +32,8 @@ pub struct Filter {
     pub model: Option<String>,
     /// Only with all of these notes.
     pub metadata: Vec<(String, String)>,
+    /// Only of this batch.
+    pub batch: Option<BatchId>,
     /// Accepted at this time or later.
     pub from: Option<Time>,
     /// Accepted before this time.
@@ -199,6 +201,9 @@ fn narrow(
     if let Some(model) = &filter.model {
         select = select.filter(job::Column::Model.eq(model));
     }
+    if let Some(batch) = filter.batch {
+        select = select.filter(job::Column::Batch.eq(batch.0));
+    }
     for (key, value) in &filter.metadata {
         let sql = match backend {
             DbBackend::Postgres => "(metadata::jsonb ->> $1) = $2",
@@ -266,6 +271,7 @@ pub(super) fn view(row: job::Model) -> Result<JobView, StoreError> {
             .map(|webhook| parse_json("webhook", &webhook))
             .transpose()?,
         retry_of: row.retry_of.map(JobId),
+        batch: row.batch.map(BatchId),
         created_at: Time::from_millis(row.created_at),
         waiting_until: None,
         waiting_for: None,

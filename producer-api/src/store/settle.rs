@@ -8,8 +8,8 @@ use sea_orm::{
 };
 use sluice_shared::{
     domain::{
-        AccountId, Delivery, Event, Job, JobId, Outcome, Settlement, State, Time, job::Refused,
-        quota::Spent,
+        AccountId, BatchId, Delivery, Event, Job, JobId, Outcome, Settlement, State, Time,
+        job::Refused, quota::Spent,
     },
     message::{Reply, Report},
 };
@@ -77,6 +77,8 @@ pub struct Settled {
     pub moved: Vec<(JobId, State)>,
     /// Attempts that have ended, by account and outcome.
     pub attempts: Vec<(String, &'static str)>,
+    /// Batches of jobs that have ended, each once.
+    pub batches: BTreeSet<BatchId>,
     /// Lanes with jobs that are waiting again, and may go at once.
     pub requeued: Vec<String>,
     /// Verdicts that changed nothing: late, repeated or superseded.
@@ -116,13 +118,14 @@ pub(super) struct JobRow {
     lease_until: Option<i64>,
     finished_at: Option<i64>,
     webhook: Option<String>,
+    batch: Option<Uuid>,
 }
 
 /// Its columns, by the names above.
 const JOB_ROW: &str = "jobs.id, jobs.state, jobs.lane, jobs.client, jobs.model, jobs.attempt, jobs.failures, jobs.losses, \
      jobs.max_attempts, jobs.at_most_once, jobs.cancel_requested, jobs.account, jobs.worker, \
      jobs.error_code, jobs.error_message, jobs.ready, jobs.run_at, jobs.created_at, \
-     jobs.dispatched_at, jobs.started_at, jobs.lease_until, jobs.finished_at, jobs.webhook";
+     jobs.dispatched_at, jobs.started_at, jobs.lease_until, jobs.finished_at, jobs.webhook, jobs.batch";
 
 /// A job while its verdicts are applied.
 struct Open {
@@ -208,6 +211,7 @@ impl Store {
                 if has_endpoints || entry.row.webhook.is_some() {
                     news.extend(entry.news(settlement.state));
                 }
+                settled.batches.extend(entry.row.batch.map(BatchId));
             } else {
                 settled.moved.push((verdict.job(), settlement.state));
             }

@@ -7,10 +7,12 @@ use futures::try_join;
 use sea_orm::{
     ColumnTrait, Condition, DatabaseTransaction, DbBackend, EntityTrait, ExprTrait, QueryFilter,
 };
+use serde::{Deserialize, Serialize};
 use sluice_shared::{
     api::JobWebhook,
     domain::{
-        AccountId, Delivery, JobId, Lane, Request, Span, State, Step, Time, quota, route::Cursor,
+        AccountId, BatchId, Delivery, JobId, Lane, Request, Span, State, Step, Time, quota,
+        route::Cursor,
     },
     message::{Dispatch, VERSION},
 };
@@ -27,11 +29,12 @@ use super::{
 };
 
 /// A job as it is accepted, checked and complete.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct NewRow {
     /// Its id.
     pub id: JobId,
     /// Where it may run.
+    #[serde(with = "lane_key")]
     pub lane: Lane,
     /// Higher goes first.
     pub priority: i16,
@@ -59,6 +62,20 @@ pub struct NewRow {
     pub steps: Vec<Step>,
     /// Whom it tells of its end.
     pub webhook: Option<JobWebhook>,
+}
+
+/// A lane is kept as its key.
+mod lane_key {
+    use serde::{Deserialize, Deserializer, Serializer, de};
+    use sluice_shared::domain::Lane;
+
+    pub(super) fn serialize<S: Serializer>(lane: &Lane, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(lane)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Lane, D::Error> {
+        Lane::parse(&String::deserialize(from)?).map_err(de::Error::custom)
+    }
 }
 
 impl NewRow {
@@ -187,7 +204,7 @@ impl Store {
             Some((claim, cursor)) => self.bind_at_once(&tx, free, claim, cursor, now).await?,
             None => None,
         };
-        let (claimed, bound) = insert_jobs(&tx, &accepted, at_once, now).await?;
+        let (claimed, bound) = insert_jobs(&tx, &accepted, at_once, None, now).await?;
         let rows = accepted.iter().flat_map(|(submission, _)| &submission.rows);
         fallback::insert(&tx, rows.clone(), now).await?;
         webhooks::insert(&tx, rows).await?;
@@ -339,10 +356,37 @@ async fn claim_keys(
     Ok(results)
 }
 
-async fn insert_jobs(
+/// The columns of a new job; the last two are of those of a batch.
+static JOB: [&str; 20] = [
+    "id",
+    "retry_of",
+    "account",
+    "client",
+    "lane",
+    "model",
+    "session",
+    "metadata",
+    "priority",
+    "ready",
+    "run_at",
+    "expires_at",
+    "timeout_ms",
+    "max_attempts",
+    "at_most_once",
+    "created_at",
+    "is_retry",
+    "fair_tag",
+    "batch",
+    "batch_line",
+];
+
+/// Writes new jobs, each submission's with its fair-queueing tags; those of a batch with their
+/// lines.
+pub(super) async fn insert_jobs(
     tx: &DatabaseTransaction,
     submissions: &[(&Submission, &[i64])],
     at_once: Option<AtOnce>,
+    batch: Option<(BatchId, Vec<i64>)>,
     now: Time,
 ) -> Result<(Claimed, Vec<(JobId, AccountId)>), StoreError> {
     let AtOnce {
@@ -418,58 +462,42 @@ async fn insert_jobs(
         is_retry,
         fair_tags,
     ] = numbers.map(Column::Number);
-    let jobs = Rows::new(
-        &[
-            "id",
-            "retry_of",
-            "account",
-            "client",
-            "lane",
-            "model",
-            "session",
-            "metadata",
-            "priority",
-            "ready",
-            "run_at",
-            "expires_at",
-            "timeout_ms",
-            "max_attempts",
-            "at_most_once",
-            "created_at",
-            "is_retry",
-            "fair_tag",
-        ],
-        vec![
-            Column::Id(ids.clone()),
-            Column::Id(retries),
-            accounts,
-            clients,
-            lanes,
-            models,
-            sessions,
-            metadata,
-            priority,
-            ready,
-            run_at,
-            expires,
-            timeout,
-            attempts,
-            once,
-            created,
-            is_retry,
-            fair_tags,
-        ],
-    )
-    .write(format!(
+    let mut columns = vec![
+        Column::Id(ids.clone()),
+        Column::Id(retries),
+        accounts,
+        clients,
+        lanes,
+        models,
+        sessions,
+        metadata,
+        priority,
+        ready,
+        run_at,
+        expires,
+        timeout,
+        attempts,
+        once,
+        created,
+        is_retry,
+        fair_tags,
+    ];
+    let mut of_batch = "";
+    if let Some((batch, lines)) = batch {
+        columns.push(Column::Id(vec![batch.0; lines.len()]));
+        columns.push(Column::Number(lines));
+        of_batch = ", batch, batch_line";
+    }
+    let jobs = Rows::new(&JOB[..columns.len()], columns).write(format!(
         "INSERT INTO jobs (id, state, client, lane, model, priority, fair_tag, ready, run_at, \
          expires_at, timeout_ms, attempt, failures, losses, max_attempts, at_most_once, account, \
-         session, metadata, retry_of, created_at, dispatched_at) \
+         session, metadata, retry_of, created_at, dispatched_at{of_batch}) \
          SELECT id, CASE WHEN account = '' THEN '{}' ELSE '{}' END, client, lane, \
          NULLIF(model, ''), priority, fair_tag, ready = 1, run_at, NULLIF(expires_at, 0), \
          timeout_ms, CASE WHEN account = '' THEN 0 ELSE 1 END, 0, 0, max_attempts, \
          at_most_once = 1, NULLIF(account, ''), NULLIF(session, ''), metadata, \
          CASE WHEN is_retry = 1 THEN retry_of END, created_at, \
-         CASE WHEN account <> '' THEN created_at END FROM v",
+         CASE WHEN account <> '' THEN created_at END{of_batch} FROM v",
         State::Queued,
         bound_state()?,
     ));

@@ -56,6 +56,7 @@ macro_rules! on_every_store {
 }
 pub(crate) use on_every_store;
 
+mod batches;
 mod fair;
 mod limits;
 mod quotas;

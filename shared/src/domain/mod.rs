@@ -25,7 +25,7 @@ pub use cooldown::{Cause, Cooldown, Cooldowns, Gate, Heard};
 pub use egress::Egress;
 pub use fallback::Step;
 pub use figure::Figure;
-pub use ids::{AccountId, JobId};
+pub use ids::{AccountId, BatchId, JobId};
 pub use job::{Delivery, Event, Job, Refused, Settlement, State};
 pub use lane::Lane;
 pub use ledger::{Call, Charge, Ledger, Present, Steady};

@@ -2,6 +2,7 @@
 
 mod access;
 mod account_changes;
+mod batches;
 mod connections;
 mod dashboard;
 mod document;

@@ -47,6 +47,8 @@ pub struct Model {
     pub started_at: Option<i64>,
     pub lease_until: Option<i64>,
     pub finished_at: Option<i64>,
+    pub batch: Option<Uuid>,
+    pub batch_line: Option<i64>,
 }
 
 #[derive(Clone, Copy, Debug, EnumIter, DeriveRelation)]
