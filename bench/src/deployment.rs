@@ -52,12 +52,14 @@ pub(crate) struct Plan<'a> {
     pub(crate) max_concurrency: usize,
     /// How long each prompt takes.
     pub(crate) latency: Duration,
+    /// Further accounts, as configuration.
+    pub(crate) more: &'a str,
 }
 
 impl Plan<'_> {
     /// Every setting that is not the default.
     fn configuration(&self) -> String {
-        let mut text = String::new();
+        let mut text = format!("{}\n", self.more);
         for name in account_names(self.accounts) {
             // Writing to a string does not fail.
             let _ = writeln!(
@@ -179,6 +181,11 @@ impl Deployment {
         })
     }
 
+    /// Ends it in the middle of whatever it does.
+    pub(crate) fn kill(self) {
+        drop(self);
+    }
+
     /// Stops it as an operator would.
     pub(crate) async fn stop(self) {
         if let Some(worker) = self.worker {
@@ -263,8 +270,10 @@ mod tests {
             accounts: 2,
             max_concurrency: 512,
             latency: Duration::from_secs(5),
+            more: "[accounts.other]",
         };
         let text = plan.configuration();
+        assert!(text.contains("[accounts.other]"));
         assert!(text.contains("[accounts.bench-1]") && text.contains("[accounts.bench-2]"));
         assert!(text.contains("latency = \"5000ms\"") && text.contains("max_concurrency = 512"));
     }

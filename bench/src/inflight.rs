@@ -72,6 +72,7 @@ pub(crate) async fn inflight(args: &InflightArgs) -> Result<Report<Inflight>> {
         accounts: args.accounts,
         max_concurrency: args.jobs.div_ceil(args.accounts),
         latency: Duration::from_secs(args.latency),
+        more: "",
     };
     crate::say(&format!(
         "{} jobs of {} s on one worker",

@@ -2,7 +2,8 @@
 //!
 //! `run` measures Sluice as real processes of its release binary, round by round in turn with the
 //! [`limit`] program, and prints one table of figures, ratios and bars. `inflight` holds many jobs
-//! in flight at once, and `scale` dispatches for many accounts from a large backlog. `routing`
+//! in flight at once, and `scale` dispatches for many accounts from a large backlog. `lanes` has
+//! one lane beside one that is blocked. `routing`
 //! compares the strategies in virtual time, and starts nothing.
 //! `deploy/dev/bench.sh` builds all and starts private services for it. Load
 //! goes to this machine only, is bounded in count and in time, and what is started here is stopped
@@ -11,6 +12,7 @@
 mod deployment;
 mod http;
 mod inflight;
+mod lanes;
 mod limit;
 mod load;
 mod measure;
@@ -59,6 +61,8 @@ enum Command {
     Inflight(inflight::InflightArgs),
     /// Dispatch for many accounts out of a large backlog, beside few accounts and a small one.
     Scale(scale::ScaleArgs),
+    /// Start jobs of one lane while thousands wait in another.
+    Lanes(lanes::LanesArgs),
     Routing(routing::RoutingArgs),
 }
 
@@ -72,6 +76,7 @@ async fn main() -> ExitCode {
         Command::Run(args) => &args.common,
         Command::Inflight(args) => &args.common,
         Command::Scale(args) => &args.common,
+        Command::Lanes(args) => &args.common,
         Command::Routing(args) => {
             return match writeln!(io::stdout(), "{}", routing::table(args)) {
                 Ok(()) => ExitCode::SUCCESS,
@@ -104,6 +109,7 @@ async fn measure(command: &Command) -> Result<ExitCode> {
             args.start.check,
         ),
         Command::Scale(args) => finish(&scale::scale(args).await?, &args.common, args.start.check),
+        Command::Lanes(args) => finish(&lanes::lanes(args).await?, &args.common, args.start.check),
         // It measures nothing of this machine.
         Command::Routing(_) => Ok(ExitCode::SUCCESS),
     }

@@ -180,6 +180,7 @@ pub(crate) async fn run(args: &RunArgs) -> Result<Report<Vec<Round>>> {
         accounts: ACCOUNTS,
         max_concurrency: MAX_CONCURRENCY,
         latency: Duration::ZERO,
+        more: "",
     };
     let load = Load {
         jobs: args.size.jobs,

@@ -92,6 +92,7 @@ async fn rate(args: &ScaleArgs, accounts: usize, waiting: usize) -> Result<f64> 
         accounts,
         max_concurrency: SLOTS.div_ceil(accounts),
         latency: std::time::Duration::ZERO,
+        more: "",
     };
     crate::say(&format!("{accounts} accounts, {waiting} jobs waiting"));
     let mut sluice = Deployment::fresh(Mode::Distributed, &plan).await?;

@@ -12,6 +12,7 @@
 #   SLUICE_TEST_SERVICES_DIR    its --dir for the set above; a sibling directory is a set of a test's own
 #   SLUICE_TEST_CLAUDE_BIN      the real Claude CLI
 #   SLUICE_TEST_SDK_PYTHON      a Python with the official SDKs of OpenAI and Anthropic
+#   SLUICE_TEST_BINARY          sluice itself, where it is not of the same build as the tests
 #   SLUICE_HOME                 an empty folder, so that none touches the developer's
 
 # shellcheck disable=SC2317 # Functions are called by traps, and the runner by its name.
@@ -34,7 +35,6 @@ case $selection in
     fault) nextest=(-E "binary(it) & test(/$FAULT/)") cargo_test=(--test it) ;;
     web) nextest=() cargo_test=() ;;
     limits)
-        export SLUICE_TEST_SIZE=full
         nextest=(--success-output final -E 'binary(it) & test(/^limits::fault::/)') cargo_test=(--test it "limits::fault::$LIMITS")
         ;;
     *) echo "usage: test.sh [all|it|fault|web|limits]" >&2 && exit 64 ;;
@@ -115,6 +115,9 @@ set_environment() {
     export SLUICE_TEST_SERVICES_SH=$services SLUICE_TEST_SERVICES_DIR=$run/services SLUICE_HOME=$run/home
     if [[ -n $sdk_python ]]; then export SLUICE_TEST_SDK_PYTHON=$sdk_python; fi
     if [[ -n $claude ]]; then export SLUICE_TEST_CLAUDE_BIN=$claude; fi
+    if [[ $selection == limits ]]; then
+        export SLUICE_TEST_SIZE=full SLUICE_TEST_BINARY=${CARGO_TARGET_DIR:-$root/target}/release/sluice
+    fi
     # A proxy that the machine uses for the network must not get what goes to a loopback address.
     export NO_PROXY="127.0.0.1,localhost${NO_PROXY:+,$NO_PROXY}"
     # No test may spend what is in the developer's environment.
@@ -197,6 +200,7 @@ else
     runner=with_cargo_test
     cargo test --workspace --no-run
 fi
+if [[ $selection == limits ]]; then cargo build --release --bin sluice; fi
 wait "$starting"
 starting=
 set_environment

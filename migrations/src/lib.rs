@@ -13,6 +13,7 @@ mod m0003_runtime_accounts;
 mod m0004_fallbacks;
 mod m0004_routing;
 mod m0005_clients;
+mod m0006_webhooks;
 
 /// Every migration, oldest first.
 #[derive(Debug)]
@@ -29,6 +30,7 @@ impl MigratorTrait for Migrator {
             Box::new(m0004_routing::Migration),
             Box::new(m0004_fallbacks::Migration),
             Box::new(m0005_clients::Migration),
+            Box::new(m0006_webhooks::Migration),
         ]
     }
 }

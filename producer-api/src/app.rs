@@ -8,7 +8,7 @@ use sluice_shared::{
     broker::Broker,
     clock,
     config::Config,
-    domain::{Account, AccountId, JobId, State},
+    domain::{Account, AccountId, Egress, JobId, State},
     live::{Live, Wake},
     seal::MasterKey,
 };
@@ -30,6 +30,7 @@ use crate::{
     store::{Store, StoreError, Verdict},
     submitter::{Groups, Submitter},
     waiters::Waiters,
+    webhooks,
     workers::Workers,
 };
 
@@ -76,6 +77,10 @@ pub struct App {
     pub metrics: PrometheusHandle,
     /// Cooldowns that workers and other accounts must hear of.
     pub cooling: Cooling,
+    /// Where webhooks may go.
+    pub egress: Egress,
+    /// The bell of what sends webhooks.
+    pub webhooks: webhooks::Bell,
     /// Ends that other API processes must hear of.
     ends: mpsc::UnboundedSender<Vec<JobId>>,
 }
@@ -136,6 +141,9 @@ impl App {
                 self.ended(settled.ended.into_iter());
                 if settled.freed > 0 {
                     self.backlog.wake();
+                }
+                if settled.webhooks > 0 {
+                    self.webhooks.ring();
                 }
                 self.cooling.tell(settled.cooling, verdicts);
                 true
@@ -300,6 +308,7 @@ pub async fn serve(
     spawn(Box::pin(intake::run(app.clone(), stop.clone())));
     spawn(Box::pin(intake::run_dead(app.clone(), stop.clone())));
     spawn(Box::pin(reaper::run(app.clone(), stop.clone())));
+    spawn(Box::pin(webhooks::run(app.clone(), stop.clone())));
     let served = http::serve(app.clone(), listener, shutdown).await;
     stop.cancel();
     let publishing = app.publishing.clone();
@@ -356,6 +365,8 @@ pub(crate) fn assemble(parts: Parts) -> Assembled {
         pulse: Pulse::default(),
         metrics,
         cooling,
+        egress: config.webhooks.egress(),
+        webhooks: webhooks::Bell::default(),
         ends,
         config,
     };

@@ -22,6 +22,7 @@ pub mod routes;
 pub mod store;
 pub mod submitter;
 pub mod waiters;
+pub mod webhooks;
 pub mod workers;
 
 pub use app::{App, serve};

@@ -4,6 +4,7 @@
 mod accounts;
 mod dashboard;
 mod routing;
+mod webhooks;
 
 use std::{borrow::Cow, collections::BTreeMap};
 
@@ -22,6 +23,11 @@ pub use self::{
     routing::{
         AccountStatus, Candidate, DispatchChoice, Dispatched, Explanation, JobCount, LaneStatus,
         NewRouting, QueueStatus, RoutingSource, RoutingView, StepView, Waiting,
+    },
+    webhooks::{
+        CreatedWebhook, DeliveryDetail, DeliveryPage, DeliveryState, DeliveryTry, DeliveryView,
+        JobEvent, JobWebhook, NewWebhook, Replay, Replayed, SecretRotation, WebhookChange,
+        WebhookEvent, WebhookList, WebhookSecret, WebhookView,
     },
 };
 use crate::domain::{
@@ -91,6 +97,9 @@ pub struct NewJob {
     /// Yours: kept with the job and searchable. At most 32 entries.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub metadata: BTreeMap<String, String>,
+    /// Whom to tell of its end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub webhook: Option<JobWebhook>,
 }
 
 /// Where else a job may run, and when. It names at least one of `account`, `model` and `tags`, or
@@ -180,6 +189,9 @@ pub struct JobView {
     /// The client's own notes.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub metadata: BTreeMap<String, String>,
+    /// Whom it tells of its end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub webhook: Option<JobWebhook>,
     /// The job that this one tries again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retry_of: Option<JobId>,

@@ -8,6 +8,7 @@ mod first_release;
 mod limits;
 mod setting;
 mod warm_cli;
+mod webhooks;
 
 use std::{
     collections::BTreeMap,
@@ -28,6 +29,7 @@ pub use account::{
 };
 pub use setting::SettingError;
 pub use warm_cli::WarmCli;
+pub use webhooks::Webhooks;
 
 use self::first_release::FirstRelease;
 use crate::domain::{AccountId, Span, route::Strategy};
@@ -65,6 +67,8 @@ pub struct Config {
     pub log: Log,
     /// Traces.
     pub telemetry: Telemetry,
+    /// Webhooks.
+    pub webhooks: Webhooks,
     /// The accounts by name.
     pub accounts: BTreeMap<AccountId, AccountConfig>,
 }
@@ -293,6 +297,7 @@ impl Config {
                 ));
             }
         }
+        self.webhooks.validate()?;
         self.accounts
             .iter()
             .try_for_each(|(id, account)| account.validate(id))

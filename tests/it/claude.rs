@@ -6,7 +6,7 @@ use sluice_shared::{api::NewJob, domain::State};
 
 use crate::{
     cli::{real_prompts, results, write_prompts},
-    harness::{Cluster, bounded_by, given, prompt},
+    harness::{Cluster, bounded_by, eventually, given, processes_of, prompt},
     stub::{Play, Stub},
 };
 
@@ -89,6 +89,48 @@ async fn nothing_in_a_prompt_is_a_command_or_a_path_to_the_cli() {
             assert_eq!(job.result.unwrap().text, format!("echo: {text}"));
         }
         assert!(!stub.bodies().contains("the canary sings"));
+    })
+    .await;
+}
+
+/// Kept processes that wait, and one in the middle of an answer: none outlives the worker, however
+/// that ends.
+#[tokio::test]
+async fn no_process_of_the_cli_outlives_its_worker() {
+    bounded_by(LIMIT, async {
+        let claude = given("SLUICE_TEST_CLAUDE_BIN");
+        let stub = Stub::start(|ask| match ask.prompt.as_str() {
+            "hang" => Play::Slowly(600_000, String::new()),
+            _ => Play::Answer("done".into()),
+        })
+        .await;
+        let config = format!("{}warm_processes = 2\n", config(&stub, &claude));
+        let mut cluster = Cluster::embedded(&config).await;
+        let home = cluster.home();
+        let clis = || {
+            let mut found = processes_of(&home);
+            found.retain(|(_, line)| line.contains("stream-json"));
+            found.len()
+        };
+        let one_waits_and_one_hangs = async |cluster: &Cluster, asked: usize| {
+            cluster.run(&prompt("first")).await;
+            cluster.submit(&prompt("hang")).await;
+            cluster.run(&prompt("second")).await;
+            eventually("the model is asked", async || {
+                let hangs = stub.prompts().get("hang").copied().unwrap_or_default();
+                (hangs >= asked && clis() >= 2).then_some(())
+            })
+            .await;
+        };
+        one_waits_and_one_hangs(&cluster, 1).await;
+        cluster.kill9("up");
+        eventually("they are gone", async || (clis() == 0).then_some(())).await;
+
+        cluster.start_again("up");
+        cluster.until_up().await;
+        one_waits_and_one_hangs(&cluster, 2).await;
+        cluster.stop("up").await;
+        eventually("they are gone", async || (clis() == 0).then_some(())).await;
     })
     .await;
 }

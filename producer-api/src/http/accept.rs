@@ -24,7 +24,7 @@ use super::{
     jobs, json, lane,
     problem::{ApiError, Code},
     submit::{self, Flaws, Rules},
-    trace,
+    trace, webhooks,
 };
 use crate::{
     app::App,
@@ -204,6 +204,7 @@ fn check(app: &App, bytes: &[u8], key: Option<String>) -> Result<Checked, ApiErr
         max_prompt_bytes: api.max_prompt_bytes,
         accounts: &accounts,
         now,
+        webhooks: app.master_key.as_ref().map(|_| &app.egress),
     };
     let is_array = bytes.trim_ascii_start().first() == Some(&b'[');
     if !is_array {
@@ -294,6 +295,7 @@ fn again(
         traceparent: None,
         request,
         steps,
+        webhook: job.webhook,
     })
 }
 
@@ -304,6 +306,9 @@ async fn keep(edge: &Edge, client: String, checked: Checked) -> Result<Response,
         is_array,
         idempotency,
     } = checked;
+    if rows.iter().any(|row| row.webhook.is_some()) {
+        webhooks::ensure_signer(edge, &client).await?;
+    }
     let submission = Submission {
         client,
         rows,

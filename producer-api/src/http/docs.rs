@@ -33,6 +33,7 @@ const DOCUMENT: &str = "/api/openapi.json";
         (name = "accounts", description = "What runs them."),
         (name = "routing", description = "Which account runs what, and why."),
         (name = "workers", description = "Who runs them."),
+        (name = "webhooks", description = "Who is told when something happens, and what came of it."),
         (name = "overview", description = "How all goes."),
         (name = "session", description = "Signing in to the dashboard."),
         (name = "keys", description = "Who may do what."),

@@ -12,6 +12,7 @@ mod account_test;
 mod accounts;
 mod anthropic;
 mod body;
+mod deliveries;
 mod docs;
 mod events;
 mod explain;
@@ -42,6 +43,8 @@ mod testing;
 mod tests;
 mod trace;
 mod web;
+mod webhook_rules;
+mod webhooks;
 mod windows;
 mod workers;
 
@@ -183,6 +186,19 @@ fn api() -> OpenApiRouter<Arc<Edge>> {
         .routes(routes!(accounts::resume_account))
         .routes(routes!(accounts::drain_account))
         .routes(routes!(account_test::try_account))
+        .routes(routes!(webhooks::list_webhooks, webhooks::create_webhook))
+        .routes(routes!(
+            webhooks::get_webhook,
+            webhooks::change_webhook,
+            webhooks::remove_webhook
+        ))
+        .routes(routes!(webhooks::rotate_webhook_secret))
+        .routes(routes!(webhooks::test_webhook))
+        .routes(routes!(webhooks::replay_webhook))
+        .routes(routes!(webhooks::make_webhook_secret))
+        .routes(routes!(deliveries::list_deliveries))
+        .routes(routes!(deliveries::get_delivery))
+        .routes(routes!(deliveries::replay_delivery))
         .routes(routes!(workers::list_workers))
         .routes(routes!(overview::get_overview))
         .routes(routes!(

@@ -88,6 +88,10 @@ codes! {
         "There is no account of this name.";
     NoSuchKey = NOT_FOUND, "no_such_key", "No such key",
         "There is no key with this id, or it is revoked already.";
+    NoSuchWebhook = NOT_FOUND, "no_such_webhook", "No such webhook",
+        "There is no endpoint with this id.";
+    NoSuchDelivery = NOT_FOUND, "no_such_delivery", "No such delivery",
+        "There is no delivery with this id; old ones are forgotten after `webhooks.keep`.";
     MethodNotAllowed = METHOD_NOT_ALLOWED, "method_not_allowed", "Not by this method",
         "The path is right and the method is not; `Allow` names those that are.";
     RequestTimeout = REQUEST_TIMEOUT, "request_timeout", "The request took too long to come",
@@ -103,9 +107,11 @@ codes! {
     AccountBusy = CONFLICT, "account_busy", "The account is not empty",
         "Attempts of it are in flight, or someone else changes it: drain it, and try again.";
     NoMasterKey = CONFLICT, "no_master_key", "There is no master key",
-        "Accounts are sealed with it: start the API and the workers with the same `SLUICE_MASTER_KEY`.";
+        "Accounts and the secrets of webhooks are sealed with it: start the API and the workers with the same `SLUICE_MASTER_KEY`.";
     NoWorker = CONFLICT, "no_worker", "No worker serves it",
         "Start a worker that serves the account, or mend what keeps one from it.";
+    WebhookDisabled = CONFLICT, "webhook_disabled", "The webhook is disabled",
+        "It gets nothing until it is enabled; `disabled_reason` says why.";
     LastAdminKey = CONFLICT, "last_admin_key", "The last admin key",
         "Without it nobody could make keys any more; make another admin key first.";
     BodyTooLarge = PAYLOAD_TOO_LARGE, "body_too_large", "The body is too large",
@@ -122,6 +128,8 @@ codes! {
         "Give either `key` or `link`.";
     InvalidKey = UNPROCESSABLE_ENTITY, "invalid_key", "The key cannot be",
         "Each field at fault is named in `errors`.";
+    InvalidWebhook = UNPROCESSABLE_ENTITY, "invalid_webhook", "The webhook cannot be",
+        "Each field at fault is named in `errors`; private addresses need `webhooks.allow_networks`.";
     InvalidRouting = UNPROCESSABLE_ENTITY, "invalid_routing", "The routing cannot be",
         "Each field at fault is named in `errors`; the strategies are those of docs/routing.md.";
     InvalidCharacter = UNPROCESSABLE_ENTITY, "invalid_character", "A character that cannot be kept",

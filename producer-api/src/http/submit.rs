@@ -6,12 +6,13 @@ use std::{collections::BTreeMap, time::Duration};
 use serde_json::{Map, Value};
 use sluice_shared::{
     api::{FieldError, NewJob},
-    domain::{Account, JobId, Lane, Message, Request, Role, Span, Time},
+    domain::{Account, Egress, JobId, Lane, Message, Request, Role, Span, Time},
 };
 
 use super::{
     fallbacks, lane,
     problem::{ApiError, Code, MOST_FIELDS, clip},
+    webhook_rules,
 };
 use crate::store::NewRow;
 
@@ -41,6 +42,8 @@ pub(super) struct Rules<'a> {
     pub(super) accounts: &'a [Account],
     /// The time of the submit.
     pub(super) now: Time,
+    /// Where its webhook may go; none where nothing can be signed.
+    pub(super) webhooks: Option<&'a Egress>,
 }
 
 /// One thing that is wrong with a job.
@@ -178,6 +181,9 @@ pub(super) fn row(mut job: NewJob, id: JobId, rules: &Rules<'_>) -> Result<NewRo
     );
     check_params(&job.params, &mut flaws);
     check_metadata(&job.metadata, &mut flaws);
+    if let Some(webhook) = &mut job.webhook {
+        webhook_rules::of_job(webhook, rules.webhooks, &mut flaws);
+    }
     let priority = job.priority.unwrap_or(0);
     if !(-MOST_PRIORITY..=MOST_PRIORITY).contains(&priority) {
         flaws.invalid(
@@ -248,6 +254,7 @@ pub(super) fn row(mut job: NewJob, id: JobId, rules: &Rules<'_>) -> Result<NewRo
             params: job.params,
         },
         steps,
+        webhook: job.webhook,
     })
 }
 
@@ -449,6 +456,7 @@ mod tests {
             max_prompt_bytes: 100,
             accounts: &[account],
             now: NOW,
+            webhooks: None,
         };
         row(job, JobId::generate(), &rules).unwrap()
     }

@@ -197,13 +197,21 @@ impl Rows {
         Ok(found)
     }
 
-    /// Postgres's table `v` of the rows, after `before` parameters of others.
+    /// Postgres's table `v` of the rows, after `before` parameters of others. The subqueries hide
+    /// how many rows there are: Postgres would plan for just that number, and so each time anew,
+    /// which takes longer than to run it.
     fn unnest(&self, before: usize) -> String {
         let arrays: Vec<String> = self
             .columns
             .iter()
             .enumerate()
-            .map(|(index, column)| format!("${}::{}", before + index + 1, column.postgres_type()))
+            .map(|(index, column)| {
+                format!(
+                    "(SELECT ${}::{})",
+                    before + index + 1,
+                    column.postgres_type()
+                )
+            })
             .collect();
         format!(
             "v({}) AS (SELECT * FROM unnest({}))",

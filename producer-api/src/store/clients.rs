@@ -20,7 +20,7 @@ use sluice_shared::domain::{
 
 use super::{
     Store, StoreError, Submission, Submitted,
-    bulk::{Column, Rows},
+    bulk::{Column, Rows, Write},
     count,
     entity::{client, idempotency_key},
 };
@@ -371,12 +371,7 @@ pub(super) async fn clients_of_lane(
 }
 
 /// Adds what attempts used to what their clients have spent.
-pub(super) async fn spend(
-    tx: &DatabaseTransaction,
-    slot: i64,
-    spent: &BTreeMap<String, Spent>,
-    now: Time,
-) -> Result<(), StoreError> {
+pub(super) fn spend(slot: i64, spent: &BTreeMap<String, Spent>, now: Time) -> Write {
     let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
     Rows::new(
         &["client", "day", "slot", "jobs", "tokens", "cost_microusd"],
@@ -394,8 +389,7 @@ pub(super) async fn spend(
             ),
         ],
     )
-    .execute(
-        tx,
+    .write(
         "INSERT INTO client_usage (client, day, slot, jobs, tokens, cost_microusd) \
          SELECT client, day, slot, jobs, tokens, cost_microusd FROM v WHERE TRUE \
          ON CONFLICT (client, day, slot) DO UPDATE SET \
@@ -403,6 +397,4 @@ pub(super) async fn spend(
          tokens = client_usage.tokens + excluded.tokens, \
          cost_microusd = client_usage.cost_microusd + excluded.cost_microusd",
     )
-    .await?;
-    Ok(())
 }

@@ -31,6 +31,7 @@ mod settle;
 mod submit;
 mod sweep;
 mod table;
+mod webhooks;
 
 use std::{
     path::Path,
@@ -65,6 +66,9 @@ pub use query::{Filter, Page};
 pub use settle::{Settled, Verdict};
 pub use submit::{Idempotency, NewRow, Submission, Submitted, Taken};
 pub use sweep::{InFlight, Swept};
+pub use webhooks::{
+    ClaimedDelivery, DeliveryFilter, DeliveryRow, EndpointRow, Receiver, SealedSecret, Then, Tried,
+};
 
 /// The truth plane.
 #[derive(Clone, Debug)]

@@ -235,7 +235,7 @@ fn account_id(name: String) -> Result<AccountId, StoreError> {
         .map_err(|error| StoreError::Internal(format!("account of a job: {error}")))
 }
 
-fn view(row: job::Model) -> Result<JobView, StoreError> {
+pub(super) fn view(row: job::Model) -> Result<JobView, StoreError> {
     let state = State::from_name(&row.state)
         .ok_or_else(|| StoreError::Internal(format!("state `{}` is not known", row.state)))?;
     let metadata: BTreeMap<String, String> = parse_json("metadata", &row.metadata)?;
@@ -261,6 +261,10 @@ fn view(row: job::Model) -> Result<JobView, StoreError> {
         timeout: Span::from_millis(row.timeout_ms),
         session: row.session,
         metadata,
+        webhook: row
+            .webhook
+            .map(|webhook| parse_json("webhook", &webhook))
+            .transpose()?,
         retry_of: row.retry_of.map(JobId),
         created_at: Time::from_millis(row.created_at),
         waiting_until: None,

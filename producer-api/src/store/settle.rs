@@ -25,6 +25,7 @@ use super::{
     history::{Ending, History},
     learned,
     limits::Ends,
+    webhooks::{self, Occurrence},
 };
 
 /// What to do about one attempt: a worker's report, or a finding of the API itself.
@@ -84,6 +85,8 @@ pub struct Settled {
     pub freed: usize,
     /// Accounts whose cooldown has changed, with its end; `None` when it is over.
     pub cooling: Vec<(AccountId, Option<Time>)>,
+    /// Webhooks that are to be sent.
+    pub webhooks: usize,
 }
 
 /// What is read of a job to settle it.
@@ -112,13 +115,14 @@ pub(super) struct JobRow {
     pub(super) started_at: Option<i64>,
     lease_until: Option<i64>,
     finished_at: Option<i64>,
+    webhook: Option<String>,
 }
 
 /// Its columns, by the names above.
 const JOB_ROW: &str = "jobs.id, jobs.state, jobs.lane, jobs.client, jobs.model, jobs.attempt, jobs.failures, jobs.losses, \
      jobs.max_attempts, jobs.at_most_once, jobs.cancel_requested, jobs.account, jobs.worker, \
      jobs.error_code, jobs.error_message, jobs.ready, jobs.run_at, jobs.created_at, \
-     jobs.dispatched_at, jobs.started_at, jobs.lease_until, jobs.finished_at";
+     jobs.dispatched_at, jobs.started_at, jobs.lease_until, jobs.finished_at, jobs.webhook";
 
 /// A job while its verdicts are applied.
 struct Open {
@@ -141,7 +145,7 @@ impl Store {
     ) -> Result<Settled, StoreError> {
         let mut settled = Settled::default();
         let tx = self.begin().await?;
-        let mut open = lock_jobs(&tx, verdicts).await?;
+        let (mut open, has_endpoints) = lock_jobs(&tx, verdicts).await?;
         let mut ways = fallback::ways(&tx, verdicts).await?;
         let mut moves = Vec::new();
         let mut history = History::default();
@@ -149,6 +153,7 @@ impl Store {
         let mut ends = Ends::load(self, &tx, verdicts).await?;
         let mut judged: BTreeMap<String, Vec<Left<'_>>> = BTreeMap::new();
         let mut spent: BTreeMap<String, Spent> = BTreeMap::new();
+        let mut news: Vec<Occurrence> = Vec::new();
         for verdict in verdicts {
             let Some(entry) = open.get_mut(&verdict.job()) else {
                 settled.refused += 1;
@@ -200,6 +205,9 @@ impl Store {
             apply(entry, verdict, &settlement, now);
             if settlement.state.is_terminal() {
                 settled.ended.push((verdict.job(), settlement.state));
+                if has_endpoints || entry.row.webhook.is_some() {
+                    news.extend(entry.news(settlement.state));
+                }
             } else {
                 settled.moved.push((verdict.job(), settlement.state));
             }
@@ -210,14 +218,15 @@ impl Store {
         // Accounts are locked here, in one order for all.
         ends.write(self, &tx, freed.keys(), now).await?;
         let changed = open.into_values().filter(|open| open.changed).collect();
-        let writes = vec![write_jobs(changed), history.write()];
+        // Jobs that used nothing that can be measured tell a budget nothing.
+        spent.retain(|_, spent| spent.tokens > 0 || spent.cost_microusd > 0);
+        let spent = clients::spend(self.slot, &spent, now);
+        let writes = vec![write_jobs(changed), history.write(), spent];
         let cooling = release(&tx, writes, &freed).await?;
         fallback::write(&tx, moves).await?;
         settled.cooling = cooling::judge(&tx, &judged, &cooling, now, chance).await?;
         learned::write(&tx, verdicts).await?;
-        // Jobs that used nothing that can be measured tell a budget nothing.
-        spent.retain(|_, spent| spent.tokens > 0 || spent.cost_microusd > 0);
-        clients::spend(&tx, self.slot, &spent, now).await?;
+        settled.webhooks = webhooks::tell(&tx, &news, has_endpoints, now).await?;
         tx.commit().await?;
         Ok(settled)
     }
@@ -256,6 +265,11 @@ impl Store {
         }
         open.job.cancel_requested = true;
         let answer = (open.job.state, open.job.attempt, ends_now);
+        if ends_now {
+            let news: Vec<Occurrence> = open.news(open.job.state).into_iter().collect();
+            let has_endpoints = webhooks::has_endpoints(&tx).await?;
+            webhooks::tell(&tx, &news, has_endpoints, now).await?;
+        }
         write_jobs(vec![open]).execute(&tx).await?;
         tx.commit().await?;
         Ok(Some(Ok(answer)))
@@ -285,28 +299,38 @@ impl Open {
             changed: false,
         })
     }
+
+    /// What is to be told of its having come into `state`.
+    fn news(&self, state: State) -> Option<Occurrence> {
+        let own = self.row.webhook.as_deref();
+        Occurrence::of_job(JobId(self.row.id), state, &self.row.client, own)
+    }
 }
 
+/// Locks the jobs; and whether anyone has an endpoint for webhooks.
 async fn lock_jobs(
     tx: &DatabaseTransaction,
     verdicts: &[Verdict],
-) -> Result<HashMap<JobId, Open>, StoreError> {
+) -> Result<(HashMap<JobId, Open>, bool), StoreError> {
     let mut ids: Vec<Uuid> = verdicts.iter().map(|verdict| verdict.job().0).collect();
     ids.sort_unstable();
     ids.dedup();
     let sql = format!(
-        "SELECT {JOB_ROW} FROM v JOIN jobs ON jobs.id = v.job ORDER BY jobs.id {}",
+        "SELECT {JOB_ROW}, {} AS has_endpoints FROM v JOIN jobs ON jobs.id = v.job ORDER BY jobs.id {}",
+        webhooks::HAS_ENDPOINTS,
         for_update(tx, "FOR UPDATE OF jobs")
     );
     let rows = Rows::new(&["job"], vec![Column::Id(ids)])
         .query(tx, &sql)
         .await?;
     let mut open = HashMap::with_capacity(rows.len());
+    let mut has_endpoints = false;
     for row in rows {
+        has_endpoints = row.try_get("", "has_endpoints")?;
         let row = JobRow::from_query_result(&row, "")?;
         open.insert(JobId(row.id), Open::new(row)?);
     }
-    Ok(open)
+    Ok((open, has_endpoints))
 }
 
 /// What a verdict makes of its job, and what it writes into the history if it ends the attempt.

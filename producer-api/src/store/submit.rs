@@ -3,10 +3,12 @@
 
 use std::{collections::HashMap, sync::Mutex};
 
+use futures::try_join;
 use sea_orm::{
     ColumnTrait, Condition, DatabaseTransaction, DbBackend, EntityTrait, ExprTrait, QueryFilter,
 };
 use sluice_shared::{
+    api::JobWebhook,
     domain::{
         AccountId, Delivery, JobId, Lane, Request, Span, State, Step, Time, quota, route::Cursor,
     },
@@ -21,7 +23,7 @@ use super::{
     claim::{Claim, Claimed, bound_state},
     clients,
     entity::idempotency_key,
-    fair, fallback, parse_json, to_json,
+    fair, fallback, parse_json, to_json, webhooks,
 };
 
 /// A job as it is accepted, checked and complete.
@@ -55,6 +57,8 @@ pub struct NewRow {
     pub request: Request,
     /// Its way, when it has fallbacks: the first step is the job as it is.
     pub steps: Vec<Step>,
+    /// Whom it tells of its end.
+    pub webhook: Option<JobWebhook>,
 }
 
 impl NewRow {
@@ -158,14 +162,13 @@ impl Store {
         // Before the transaction on Postgres, where a client's place would stay locked until its
         // end and API processes would wait for each other's disk. SQLite has one writer anyway.
         let sqlite = self.write.get_database_backend() == DbBackend::Sqlite;
-        let mut places = fair::Places::default();
-        if !sqlite {
-            places = fair::places(&self.write, submissions, now).await?;
-        }
-        let tx = self.begin().await?;
-        if sqlite {
-            places = fair::places(&tx, submissions, now).await?;
-        }
+        let (places, tx) = if sqlite {
+            let tx = self.begin().await?;
+            (fair::places(&tx, submissions, now).await?, tx)
+        } else {
+            let places = async { Ok(fair::places(&self.write, submissions, now).await?) };
+            try_join!(places, self.begin())?
+        };
         let mut results = claim_keys(&tx, submissions, now).await?;
         clients::admit(&tx, submissions, &mut results, &places.limited, now).await?;
         let accepted: Vec<(&Submission, &[i64])> = submissions
@@ -186,7 +189,8 @@ impl Store {
         };
         let (claimed, bound) = insert_jobs(&tx, &accepted, at_once, now).await?;
         let rows = accepted.iter().flat_map(|(submission, _)| &submission.rows);
-        fallback::insert(&tx, rows, now).await?;
+        fallback::insert(&tx, rows.clone(), now).await?;
+        webhooks::insert(&tx, rows).await?;
         tx.commit().await?;
         let unused = submissions
             .iter()

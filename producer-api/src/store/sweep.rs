@@ -7,7 +7,12 @@ use sea_orm::{
 use sluice_shared::domain::{AccountId, Event, JobId, State, Time};
 use uuid::Uuid;
 
-use super::{Store, StoreError, count, entity::job, for_update};
+use super::{
+    Store, StoreError, count,
+    entity::job,
+    for_update,
+    webhooks::{self, Occurrence},
+};
 
 /// What a sweep brought about.
 #[derive(Debug, Default)]
@@ -51,20 +56,30 @@ impl Store {
         let expired = State::Queued
             .on(Event::Expire)
             .map_err(|refused| StoreError::Internal(refused.to_string()))?;
-        let ended = self
-            .write
+        let tx = self.begin().await?;
+        let ended = tx
             .query_all_raw(statement(format!(
                 "WITH late AS MATERIALIZED (SELECT id FROM jobs WHERE state = 'queued' \
                  AND expires_at <= $1 ORDER BY expires_at LIMIT 1000 {}) \
                  UPDATE jobs SET state = '{expired}', finished_at = $1, error_code = 'expired', \
                  error_message = 'it had not begun by its expires_at' \
-                 FROM late WHERE jobs.id = late.id AND jobs.state = 'queued' RETURNING jobs.id",
-                for_update(&self.write, "FOR UPDATE SKIP LOCKED")
+                 WHERE id IN (SELECT id FROM late) AND state = 'queued' \
+                 RETURNING id, client, webhook, {}",
+                for_update(&tx, "FOR UPDATE SKIP LOCKED"),
+                webhooks::HAS_ENDPOINTS
             )))
             .await?;
+        let (mut news, mut has_endpoints) = (Vec::new(), false);
         for row in ended {
-            swept.expired.push(JobId(row.try_get_by_index::<Uuid>(0)?));
+            let job = JobId(row.try_get_by_index::<Uuid>(0)?);
+            let client: String = row.try_get_by_index(1)?;
+            let own: Option<String> = row.try_get_by_index(2)?;
+            has_endpoints = row.try_get_by_index(3)?;
+            news.extend(Occurrence::of_job(job, expired, &client, own.as_deref()));
+            swept.expired.push(job);
         }
+        webhooks::tell(&tx, &news, has_endpoints, now).await?;
+        tx.commit().await?;
         let next = self
             .read
             .query_one_raw(Statement::from_string(

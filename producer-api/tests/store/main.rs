@@ -59,6 +59,7 @@ pub(crate) use on_every_store;
 mod fair;
 mod limits;
 mod quotas;
+mod webhooks;
 
 on_every_store!(
     the_schema_is_complete,
@@ -128,6 +129,7 @@ fn row() -> NewRow {
         traceparent: None,
         request: Request::prompt("hello"),
         steps: vec![],
+        webhook: None,
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub mod account;
 pub mod cooldown;
+pub mod egress;
 pub mod fair;
 pub mod fallback;
 pub mod figure;
@@ -16,10 +17,12 @@ pub mod request;
 pub mod retry;
 pub mod route;
 pub mod time;
+pub mod webhook;
 pub mod window;
 
 pub use account::{Account, Standing};
 pub use cooldown::{Cause, Cooldown, Cooldowns, Gate, Heard};
+pub use egress::Egress;
 pub use fallback::Step;
 pub use figure::Figure;
 pub use ids::{AccountId, JobId};
@@ -30,4 +33,5 @@ pub use outcome::{Completion, Outcome, ThrottleKind, Usage};
 pub use quota::Quota;
 pub use request::{Message, Request, Role};
 pub use time::{Span, Time};
+pub use webhook::EventKind;
 pub use window::{Allowance, Amounts, Kind, Limit, Needs, Window};

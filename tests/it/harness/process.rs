@@ -2,6 +2,7 @@
 //! of here leaves it running.
 
 use std::{
+    ffi::OsString,
     fs::{self, OpenOptions},
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
@@ -16,8 +17,11 @@ use nix::{
 
 use super::wait::{eventually, eventually_within};
 
-/// The binary under test.
-pub(crate) const SLUICE: &str = env!("CARGO_BIN_EXE_sluice");
+/// The binary under test: of the same build as the tests, or the one that `SLUICE_TEST_BINARY` names.
+fn sluice() -> OsString {
+    let other = std::env::var_os("SLUICE_TEST_BINARY");
+    other.unwrap_or_else(|| env!("CARGO_BIN_EXE_sluice").into())
+}
 
 /// Lines of each log that a failed test shows.
 const SHOWN: usize = 60;
@@ -155,10 +159,10 @@ pub(crate) fn hermetic(environment: &[(String, String)]) -> Command {
     const SETPRIV: &str = "/usr/bin/setpriv";
     let mut command = if Path::new(SETPRIV).exists() {
         let mut command = Command::new(SETPRIV);
-        command.args(["--pdeathsig", "KILL", SLUICE]);
+        command.args(["--pdeathsig", "KILL"]).arg(sluice());
         command
     } else {
-        Command::new(SLUICE)
+        Command::new(sluice())
     };
     let path = std::env::var_os("PATH").unwrap_or_default();
     let base = [("LANG", "C.UTF-8"), ("RUST_BACKTRACE", "1")];

@@ -43,6 +43,7 @@ pub(in crate::http) async fn count(
         max_prompt_bytes: edge.app.config.api.max_prompt_bytes,
         accounts: &edge.app.roster.accounts(),
         now: clock::now(),
+        webhooks: None,
     };
     let answer = JobId::generate();
     let row = submit::row(job, answer, &rules).map_err(ApiError::from)?;

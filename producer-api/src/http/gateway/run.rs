@@ -94,6 +94,7 @@ impl Running {
             max_prompt_bytes: edge.app.config.api.max_prompt_bytes,
             accounts: &edge.app.roster.accounts(),
             now: since,
+            webhooks: None,
         };
         let mut row = submit::row(job, id, &rules).map_err(ApiError::from)?;
         let (span, traceparent) = edge.trace(headers);

@@ -15,3 +15,4 @@ mod refusals;
 mod responses;
 mod routing;
 mod steering;
+mod webhooks;

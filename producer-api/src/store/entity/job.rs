@@ -37,6 +37,8 @@ pub struct Model {
     pub metadata: String,
     pub retry_of: Option<Uuid>,
     #[sea_orm(column_type = "Text")]
+    pub webhook: Option<String>,
+    #[sea_orm(column_type = "Text")]
     pub error_code: Option<String>,
     #[sea_orm(column_type = "Text")]
     pub error_message: Option<String>,

@@ -14,3 +14,7 @@ pub(super) mod job_fallback;
 pub(super) mod job_payload;
 pub(super) mod routing;
 pub(super) mod session;
+pub(super) mod webhook_delivery;
+pub(super) mod webhook_endpoint;
+pub(super) mod webhook_signer;
+pub(super) mod webhook_try;
