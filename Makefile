@@ -68,6 +68,10 @@ endif
 bench: needs-cargo web ## Measure it, against services of its own: ARGS='...' goes to sluice-bench
 	@deploy/dev/bench.sh $(ARGS)
 
+.PHONY: bench-gateway
+bench-gateway: needs-cargo web ## Measure what a call of an SDK costs on its way through, beside the same call without it
+	@deploy/dev/bench.sh gateway $(ARGS)
+
 .PHONY: bench-routing
 bench-routing: needs-cargo ## Compare the strategies in virtual time: the table of docs/routing.md
 	@deploy/dev/packages.sh compiler

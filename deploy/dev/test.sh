@@ -11,6 +11,7 @@
 #   SLUICE_TEST_SERVICES_SH     the script that manages services
 #   SLUICE_TEST_SERVICES_DIR    its --dir for the set above; a sibling directory is a set of a test's own
 #   SLUICE_TEST_CLAUDE_BIN      the real Claude CLI
+#   SLUICE_TEST_SDK_PYTHON      a Python with the official SDKs of OpenAI and Anthropic
 #   SLUICE_TEST_BINARY          sluice itself, where it is not of the same build as the tests
 #   SLUICE_HOME                 an empty folder, so that none touches the developer's
 
@@ -93,11 +94,26 @@ install_claude() {
     claude=
 }
 
+# The SDKs of tests/sdk, in a virtual environment that is made anew when they change.
+install_sdks() {
+    local venv=$work/sdk-venv wanted=tests/sdk/requirements.txt
+    sdk_python=$venv/bin/python
+    cmp -s "$wanted" "$venv/installed.txt" && "$sdk_python" --version >/dev/null 2>&1 && return
+    if rm -rf "$venv" && python3 -m venv "$venv" &&
+        "$sdk_python" -m pip --disable-pip-version-check install --quiet --requirement "$wanted" >&2; then
+        cp "$wanted" "$venv/installed.txt"
+        return
+    fi
+    echo "The Python SDKs could not be installed: the tests that need them will fail." >&2
+    sdk_python=
+}
+
 set_environment() {
     local variable line
     for variable in "${!SLUICE_@}"; do unset "$variable"; done
     while IFS= read -r line; do export "${line?}"; done < <("$services" --dir "$run/services" env)
     export SLUICE_TEST_SERVICES_SH=$services SLUICE_TEST_SERVICES_DIR=$run/services SLUICE_HOME=$run/home
+    if [[ -n $sdk_python ]]; then export SLUICE_TEST_SDK_PYTHON=$sdk_python; fi
     if [[ -n $claude ]]; then export SLUICE_TEST_CLAUDE_BIN=$claude; fi
     if [[ $selection == limits ]]; then
         export SLUICE_TEST_SIZE=full SLUICE_TEST_BINARY=${CARGO_TARGET_DIR:-$root/target}/release/sluice
@@ -159,7 +175,7 @@ if [[ $selection == web ]]; then
     in_browser
     exit
 fi
-"$packages" compiler postgres rabbitmq redis
+"$packages" compiler postgres rabbitmq redis python
 if [[ $selection == all ]]; then "$packages" chromium; fi
 
 mkdir -p "$work"
@@ -176,6 +192,7 @@ trap 'exit 143' TERM HUP
 "$services" --dir "$run/services" start {lock}>&- &
 starting=$!
 install_claude
+install_sdks
 if cargo nextest --version >/dev/null 2>&1; then
     runner=with_nextest
     cargo nextest run --workspace --no-run

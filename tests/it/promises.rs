@@ -16,6 +16,7 @@ mod observability;
 mod quotas;
 mod retries;
 mod runtime_accounts;
+mod sdks;
 mod secrets;
 mod shutdown;
 mod times;
