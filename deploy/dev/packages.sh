@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Finds the programs that development needs, and installs the Debian packages of those that are missing.
 #
-#   packages.sh NAME...     install what is missing of: compiler postgres rabbitmq redis chromium
+#   packages.sh NAME...     install what is missing of: compiler postgres rabbitmq redis python chromium
 #
 # Sourced by the other scripts here, it only defines the functions that find things.
 set -euo pipefail
@@ -28,6 +28,8 @@ rabbitmq_server() {
 
 redis_server() { command -v redis-server; }
 
+python_with_venv() { command -v python3 && python3 -c 'import ensurepip, venv'; }
+
 chromium_browser() { command -v chromium; }
 
 c_compiler() { command -v cc && printf '#include <stdlib.h>\n' | cc -E - -o /dev/null 2>/dev/null; }
@@ -38,6 +40,7 @@ packages_of() {
         postgres) postgres_bin >/dev/null || echo postgresql ;;
         rabbitmq) rabbitmq_server >/dev/null || echo rabbitmq-server ;;
         redis) redis_server >/dev/null || echo redis-server ;;
+        python) python_with_venv >/dev/null 2>&1 || echo python3 python3-venv ;;
         # With a font for the pages that are in Chinese.
         chromium) chromium_browser >/dev/null || echo chromium fonts-wqy-microhei ;;
         *) echo "packages.sh: unknown name '$1'" >&2 && return 64 ;;

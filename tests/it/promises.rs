@@ -18,6 +18,7 @@ mod runtime_accounts;
 mod secrets;
 mod shutdown;
 mod times;
+mod webhooks;
 
 /// Two accounts that answer at once.
 const TWO_ACCOUNTS: &str = r#"

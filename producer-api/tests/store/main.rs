@@ -55,7 +55,6 @@ macro_rules! on_every_store {
     };
 }
 pub(crate) use on_every_store;
-
 mod fair;
 mod limits;
 mod quotas;

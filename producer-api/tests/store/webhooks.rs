@@ -13,9 +13,7 @@ use sluice_shared::{
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
-use super::{
-    NewRow, account, answer, claim_any, finished, on_every_store, row, settle, submission, submit,
-};
+use super::{NewRow, account, answer, claim_any, finished, row, settle, submission, submit};
 
 on_every_store!(
     an_end_is_told_once,
