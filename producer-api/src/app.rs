@@ -137,6 +137,7 @@ impl App {
                     .add_keys(settled.requeued.iter().map(String::as_str));
                 self.pulse.settled(verdicts, clock::now());
                 self.tell(settled.moved);
+                self.waiters.answered(verdicts, &settled.ended);
                 self.ended(settled.ended.into_iter());
                 if settled.freed > 0 {
                     self.backlog.wake();

@@ -7,13 +7,14 @@ use std::{
 };
 
 use sluice_shared::{
-    domain::JobId,
+    domain::{Completion, JobId, Outcome, State},
     live::{Live, Wake},
+    message::{Reply, Report},
 };
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::store::Store;
+use crate::store::{Store, Verdict};
 
 /// How often the truth plane is asked about all waited-for jobs at once: the safety net behind
 /// wake-ups, and all there is while the live plane is away.
@@ -22,7 +23,15 @@ const POLL: Duration = Duration::from_millis(500);
 /// Who waits for which job; cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Waiters {
-    jobs: Arc<Mutex<HashMap<JobId, watch::Sender<bool>>>>,
+    jobs: Arc<Mutex<HashMap<JobId, watch::Sender<End>>>>,
+}
+
+/// Whether a job has ended, and its answer when it succeeded and this process settled it.
+#[derive(Clone, Debug, Default)]
+enum End {
+    #[default]
+    NotYet,
+    Ended(Option<Arc<Completion>>),
 }
 
 /// One who waits. Make it before looking at the job, or its end may be missed.
@@ -30,11 +39,11 @@ pub struct Waiters {
 pub struct Waiter {
     waiters: Waiters,
     job: JobId,
-    ended: watch::Receiver<bool>,
+    ended: watch::Receiver<End>,
 }
 
 impl Waiters {
-    fn jobs(&self) -> std::sync::MutexGuard<'_, HashMap<JobId, watch::Sender<bool>>> {
+    fn jobs(&self) -> std::sync::MutexGuard<'_, HashMap<JobId, watch::Sender<End>>> {
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -44,7 +53,7 @@ impl Waiters {
         let ended = self
             .jobs()
             .entry(job)
-            .or_insert_with(|| watch::Sender::new(false))
+            .or_insert_with(|| watch::Sender::new(End::NotYet))
             .subscribe();
         Waiter {
             waiters: self.clone(),
@@ -61,7 +70,36 @@ impl Waiters {
         }
         for job in jobs {
             if let Some(sender) = waiting.remove(&job) {
-                sender.send_replace(true);
+                sender.send_replace(End::Ended(None));
+            }
+        }
+    }
+
+    /// These jobs were ended by these verdicts: who waits for one that succeeded gets its answer
+    /// with the news, and need not read it.
+    pub fn answered(&self, verdicts: &[Verdict], ended: &[(JobId, State)]) {
+        let mut waiting = self.jobs();
+        if waiting.is_empty() {
+            return;
+        }
+        let mut answers: HashMap<JobId, Option<&Completion>> = HashMap::new();
+        for verdict in verdicts {
+            if let Verdict::Report(Reply { job, report, .. }) = verdict
+                && let Report::Finished { outcome, .. } = report
+                && let Outcome::Completed(answer) = outcome
+                && waiting.contains_key(job)
+            {
+                // Of two, one was superseded; the truth plane knows which.
+                let is_first = !answers.contains_key(job);
+                answers.insert(*job, is_first.then_some(answer));
+            }
+        }
+        for (job, state) in ended {
+            if *state == State::Succeeded
+                && let Some(Some(answer)) = answers.get(job)
+                && let Some(sender) = waiting.remove(job)
+            {
+                sender.send_replace(End::Ended(Some(Arc::new((*answer).clone()))));
             }
         }
     }
@@ -111,8 +149,18 @@ impl Waiters {
 impl Waiter {
     /// Waits until the job has ended, at most `most`. Whether it has.
     pub async fn wait(&mut self, most: Duration) -> bool {
-        let ended = self.ended.wait_for(|ended| *ended);
+        let ended = self.ended.wait_for(|end| matches!(end, End::Ended(_)));
         matches!(tokio::time::timeout(most, ended).await, Ok(Ok(_)))
+    }
+
+    /// Waits until the job has ended, however long. Its answer, when it succeeded and this process
+    /// heard so first; otherwise the truth plane knows how it ended.
+    pub async fn answer(&mut self) -> Option<Arc<Completion>> {
+        let ended = self.ended.wait_for(|end| matches!(end, End::Ended(_)));
+        match ended.await.as_deref() {
+            Ok(End::Ended(answer)) => answer.clone(),
+            _ => None,
+        }
     }
 }
 

@@ -190,7 +190,7 @@ pub(super) async fn retry_job(
 }
 
 impl Edge {
-    fn trace(&self, headers: &HeaderMap) -> (tracing::Span, Option<String>) {
+    pub(super) fn trace(&self, headers: &HeaderMap) -> (tracing::Span, Option<String>) {
         trace::of_submit(!self.app.config.telemetry.otlp_endpoint.is_empty(), headers)
     }
 }
@@ -306,7 +306,6 @@ async fn keep(edge: &Edge, client: String, checked: Checked) -> Result<Response,
         is_array,
         idempotency,
     } = checked;
-    let fresh: Vec<(JobId, JobState)> = rows.iter().map(|row| (row.id, JobState::Queued)).collect();
     if rows.iter().any(|row| row.webhook.is_some()) {
         webhooks::ensure_signer(edge, &client).await?;
     }
@@ -315,21 +314,9 @@ async fn keep(edge: &Edge, client: String, checked: Checked) -> Result<Response,
         rows,
         idempotency,
     };
-    let answer = tokio::time::timeout(PATIENCE, edge.app.submitter.submit(submission)).await;
-    let (jobs, replayed) = match answer.map_err(|_| ApiError::submit_unknown())?? {
-        Submitted::Accepted => {
-            edge.app.pulse.accepted(fresh.len(), clock::now());
-            edge.app.tell(fresh.clone());
-            (fresh, false)
-        }
-        Submitted::Replayed(ids) => (states_of(edge, &ids).await?, true),
-        Submitted::OverQuota(violation) => {
-            return Err(ApiError::over_quota(&violation, fresh.len(), clock::now()));
-        }
-        Submitted::Mismatch => {
-            let detail = "this Idempotency-Key came with another request before; take a new one";
-            return Err(ApiError::new(Code::IdempotencyKeyReused, detail));
-        }
+    let (jobs, replayed) = match commit(edge, submission).await? {
+        Kept::Fresh(jobs) => (jobs, false),
+        Kept::Before(ids) => (states_of(edge, &ids).await?, true),
     };
     let mut receipts = jobs
         .into_iter()
@@ -357,6 +344,36 @@ async fn keep(edge: &Edge, client: String, checked: Checked) -> Result<Response,
         }
     };
     Ok((StatusCode::ACCEPTED, headers, Json(accepted)).into_response())
+}
+
+/// What is on disk now.
+pub(super) enum Kept {
+    /// New jobs.
+    Fresh(Vec<(JobId, JobState)>),
+    /// Those that the same request brought before.
+    Before(Vec<JobId>),
+}
+
+/// Hands jobs to the group commit.
+pub(super) async fn commit(edge: &Edge, submission: Submission) -> Result<Kept, ApiError> {
+    let rows = submission.rows.iter();
+    let fresh: Vec<(JobId, JobState)> = rows.map(|row| (row.id, JobState::Queued)).collect();
+    let answer = tokio::time::timeout(PATIENCE, edge.app.submitter.submit(submission)).await;
+    match answer.map_err(|_| ApiError::submit_unknown())?? {
+        Submitted::Accepted => {
+            edge.app.pulse.accepted(fresh.len(), clock::now());
+            edge.app.tell(fresh.clone());
+            Ok(Kept::Fresh(fresh))
+        }
+        Submitted::Replayed(ids) => Ok(Kept::Before(ids)),
+        Submitted::OverQuota(violation) => {
+            Err(ApiError::over_quota(&violation, fresh.len(), clock::now()))
+        }
+        Submitted::Mismatch => {
+            let detail = "this Idempotency-Key came with another request before; take a new one";
+            Err(ApiError::new(Code::IdempotencyKeyReused, detail))
+        }
+    }
 }
 
 async fn states_of(edge: &Edge, ids: &[JobId]) -> Result<Vec<(JobId, JobState)>, ApiError> {

@@ -130,12 +130,14 @@ pub(super) async fn all_events(
     Ok(answer(stream::unfold(firehose, Firehose::next)))
 }
 
-fn permit(edge: &Edge) -> Result<OwnedSemaphorePermit, ApiError> {
+pub(super) fn permit(edge: &Edge) -> Result<OwnedSemaphorePermit, ApiError> {
     let permit = edge.streams.clone().try_acquire_owned();
     permit.map_err(|_| ApiError::new(Code::Busy, "too many streams are open; try again"))
 }
 
-fn answer(events: impl Stream<Item = Result<Event, Infallible>> + Send + 'static) -> Response {
+pub(super) fn answer(
+    events: impl Stream<Item = Result<Event, Infallible>> + Send + 'static,
+) -> Response {
     let mut answer = Sse::new(events)
         .keep_alive(KeepAlive::new().interval(HEARTBEAT))
         .into_response();

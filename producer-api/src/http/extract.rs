@@ -12,7 +12,7 @@ use sluice_shared::{
 };
 
 use super::{
-    Edge,
+    Edge, gateway,
     problem::{ApiError, Code, clip},
     session,
 };
@@ -55,6 +55,9 @@ impl FromRequestParts<Arc<Edge>> for Caller {
 
     async fn from_request_parts(parts: &mut Parts, edge: &Arc<Edge>) -> Result<Self, ApiError> {
         let Some(header) = single(&parts.headers, header::AUTHORIZATION)? else {
+            if let Some(secret) = gateway::api_key(parts)? {
+                return by_key(parts, edge, &secret).await;
+            }
             return session::caller(parts, edge)
                 .await?
                 .map(Self)
@@ -72,16 +75,21 @@ impl FromRequestParts<Arc<Edge>> for Caller {
             .ok_or_else(|| {
                 ApiError::unauthorized("the Authorization header is not `Bearer KEY`")
             })?;
-        let client = edge.app.keys.client(&edge.app.store, secret);
-        match edge.truth(client).await? {
-            Some(client) => {
-                edge.rates
-                    .count(&edge.app.live, &client, &parts.extensions)
-                    .await?;
-                Ok(Self(client))
-            }
-            None => Err(ApiError::unauthorized("this API key is unknown or revoked")),
+        by_key(parts, edge, secret).await
+    }
+}
+
+/// Who has this key; its request is counted.
+async fn by_key(parts: &Parts, edge: &Edge, secret: &str) -> Result<Caller, ApiError> {
+    let client = edge.app.keys.client(&edge.app.store, secret);
+    match edge.truth(client).await? {
+        Some(client) => {
+            edge.rates
+                .count(&edge.app.live, &client, &parts.extensions)
+                .await?;
+            Ok(Caller(client))
         }
+        None => Err(ApiError::unauthorized("this API key is unknown or revoked")),
     }
 }
 

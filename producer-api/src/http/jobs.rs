@@ -131,6 +131,12 @@ pub(super) async fn cancel_job(
     _: NoParams,
 ) -> Result<(StatusCode, Json<JobView>), ApiError> {
     let job = find_to_change(&edge, &caller, id.job()).await?.id;
+    let status = end(&edge, job).await?;
+    Ok((status, Json(find(&edge, job).await?)))
+}
+
+/// Asks for a job's end: 200 when it has ended, 202 when its worker is being told.
+pub(super) async fn end(edge: &Edge, job: JobId) -> Result<StatusCode, ApiError> {
     let cancelled = edge.truth(edge.app.store.cancel(job, clock::now())).await?;
     let status = match cancelled.ok_or_else(|| no_such_job(job))? {
         Err(refused) => return Err(ApiError::new(Code::AlreadyEnded, refused.to_string())),
@@ -148,7 +154,7 @@ pub(super) async fn cancel_job(
             StatusCode::ACCEPTED
         }
     };
-    Ok((status, Json(find(&edge, job).await?)))
+    Ok(status)
 }
 
 pub(super) async fn find(edge: &Edge, id: JobId) -> Result<JobView, ApiError> {

@@ -10,6 +10,7 @@ mod account_changes;
 mod account_settings;
 mod account_test;
 mod accounts;
+mod anthropic;
 mod body;
 mod deliveries;
 mod docs;
@@ -18,6 +19,7 @@ mod explain;
 mod extract;
 mod fallbacks;
 mod forecast;
+mod gateway;
 mod health;
 mod idempotency;
 mod jobs;
@@ -26,6 +28,7 @@ mod keys;
 mod lane;
 mod list;
 mod metrics;
+mod openai;
 mod overview;
 mod pages;
 mod problem;
@@ -55,7 +58,7 @@ use axum::{
     routing::get,
 };
 use tokio::{net::TcpListener, sync::Semaphore, time::MissedTickBehavior};
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -89,6 +92,8 @@ struct Edge {
     refusals: Refusals,
     /// Event streams that may still be opened.
     streams: Arc<Semaphore>,
+    /// Jobs that are being cancelled because nobody waits for them any more.
+    farewells: TaskTracker,
     /// Long polls answer at once when it is cancelled.
     shutdown: CancellationToken,
 }
@@ -104,6 +109,7 @@ impl Edge {
             rates: rate::Rates::default(),
             glance: Glance::default(),
             refusals: Refusals::default(),
+            farewells: TaskTracker::new(),
             streams: Arc::new(Semaphore::new(events::MOST_STREAMS)),
             shutdown,
             app,
@@ -133,7 +139,9 @@ pub async fn serve(
 ) -> anyhow::Result<()> {
     let patience = app.config.api.request_timeout.0;
     let recorder = app.metrics.clone();
-    let router = router(Arc::new(Edge::new(app, shutdown.clone())));
+    let edge = Arc::new(Edge::new(app, shutdown.clone()));
+    let farewells = edge.farewells.clone();
+    let router = router(edge);
     let upkeep = async {
         let mut tick = tokio::time::interval(UPKEEP);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -143,9 +151,12 @@ pub async fn serve(
         }
     };
     tokio::select! {
-        () = server::run(listener, router, patience, shutdown) => Ok(()),
-        () = upkeep => Ok(()),
+        () = server::run(listener, router, patience, shutdown) => {}
+        () = upkeep => {}
     }
+    farewells.close();
+    farewells.wait().await;
+    Ok(())
 }
 
 /// Every route of the API, with its part of the document.
@@ -208,6 +219,7 @@ fn router(edge: Arc<Edge>) -> Router {
     let router = router
         .route("/", get(web::home))
         .route(problem::PAGE, get(pages::problems))
+        .merge(gateway::routes())
         .merge(docs::page(docs::complete(document)))
         .fallback(web::file_or_page)
         .method_not_allowed_fallback(problem::method_not_allowed);

@@ -288,6 +288,21 @@ impl ApiError {
         )
     }
 
+    /// Its code, its words, the fields at fault, and in how many seconds to try again.
+    pub(super) fn into_parts(self) -> (Code, String, Vec<FieldError>, Option<u64>) {
+        let Refusal {
+            code,
+            detail,
+            errors,
+            header,
+            ..
+        } = *self.0;
+        let retry_after = header
+            .filter(|(name, _)| *name == header::RETRY_AFTER)
+            .and_then(|(_, value)| value.to_str().ok()?.parse().ok());
+        (code, detail.into_owned(), errors, retry_after)
+    }
+
     #[cfg(test)]
     pub(super) fn code(&self) -> Code {
         self.0.code

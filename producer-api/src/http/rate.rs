@@ -47,7 +47,14 @@ pub(super) struct Rates {
 
 /// Where the count of a request is put for its answer's headers.
 #[derive(Clone, Debug, Default)]
-struct Slot(Arc<OnceLock<(u32, Taken)>>);
+pub(super) struct Slot(Arc<OnceLock<(u32, Taken)>>);
+
+impl Slot {
+    /// The client's quota and where it stands; `None` for one without a quota.
+    pub(super) fn count(&self) -> Option<(u32, Taken)> {
+        self.0.get().copied()
+    }
+}
 
 impl Rates {
     /// Counts a request of this client.

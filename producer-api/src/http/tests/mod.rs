@@ -7,6 +7,7 @@ mod dashboard;
 mod document;
 mod events;
 mod forecast;
+mod gateway;
 mod jobs;
 mod quotas;
 mod refusals;
