@@ -36,7 +36,7 @@ services-stop: ## Stop them, and keep their data
 
 ## Check
 
-.PHONY: test it fault limits test-web screenshots
+.PHONY: test it fault limits webhooks test-web screenshots
 test: needs-cargo web ## Run all tests, against services of their own
 	@deploy/dev/test.sh all
 it: needs-cargo web ## Run the end-to-end tests only
@@ -51,6 +51,8 @@ screenshots: needs-cargo web ## Take the pictures in docs/screenshots anew
 	cd web && SLUICE_TEST_CHROMIUM=$$(command -v chromium) npx playwright test --project screenshots
 limits: needs-cargo web ## Run the test of limits at full size, and print how much of each was used
 	@deploy/dev/test.sh limits
+webhooks: needs-cargo web ## Run the fault test of webhooks at full size: 10,000 deliveries, 30 % of which fail
+	@deploy/dev/test.sh webhooks
 
 .PHONY: lint
 lint: needs-cargo web cargo-deny ## Run every linter; warnings are errors

@@ -5,6 +5,7 @@
 #   test.sh [all|it|fault|web]  all tests; the end-to-end tests; of those, the ones that kill services and processes;
 #                               the tests of the web interface, in Chromium
 #   test.sh limits              the test of limits at full size: 3 API and 6 worker processes, 12 accounts, 5 minutes
+#   test.sh webhooks            the fault test of webhooks at full size: 10,000 to a receiver that fails 30 % of the time
 #
 # The tests find in their environment:
 #   SLUICE_POSTGRES__URL, SLUICE_RABBITMQ__URL, SLUICE_RABBITMQ__MANAGEMENT_URL, SLUICE_REDIS__URL
@@ -26,6 +27,7 @@ from=$SECONDS
 # As in .config/nextest.toml.
 readonly FAULT='(^|::|_)faults?(::|_|$)'
 readonly LIMITS=no_window_is_exceeded_and_nearly_all_of_it_is_used_whatever_is_killed
+readonly WEBHOOKS=every_webhook_arrives_though_the_receiver_fails_and_the_api_is_killed
 readonly CLAUDE_VERSION=2.1.208
 
 selection=${1:-all}
@@ -37,7 +39,10 @@ case $selection in
     limits)
         nextest=(--success-output final -E 'binary(it) & test(/^limits::fault::/)') cargo_test=(--test it "limits::fault::$LIMITS")
         ;;
-    *) echo "usage: test.sh [all|it|fault|web|limits]" >&2 && exit 64 ;;
+    webhooks)
+        nextest=(--success-output final -E "binary(it) & test(=fault::webhooks::$WEBHOOKS)") cargo_test=(--test it "fault::webhooks::$WEBHOOKS")
+        ;;
+    *) echo "usage: test.sh [all|it|fault|web|limits|webhooks]" >&2 && exit 64 ;;
 esac
 if [[ -t 1 ]]; then export CARGO_TERM_COLOR=always; fi
 
@@ -108,6 +113,20 @@ install_sdks() {
     sdk_python=
 }
 
+# The public libraries that verify webhooks, where the tests look for them.
+install_verifiers() {
+    local prefix=$work/verifiers from=$root/tests/verifiers
+    mkdir -p "$prefix"
+    cmp -s "$from/package-lock.json" "$prefix/package-lock.json" && [[ -d $prefix/node_modules && -d $prefix/venv ]] && return
+    cp "$from"/package*.json "$prefix"
+    if npm ci --prefix "$prefix" --no-audit --no-fund --no-update-notifier --loglevel=error >&2 \
+        && python3 -m venv "$prefix/venv" && "$prefix/venv/bin/pip" install --quiet -r "$from/requirements.txt" >&2; then
+        return
+    fi
+    rm -rf "$prefix"
+    echo "The libraries that verify webhooks could not be installed: the tests that need them will fail." >&2
+}
+
 set_environment() {
     local variable line
     for variable in "${!SLUICE_@}"; do unset "$variable"; done
@@ -118,6 +137,7 @@ set_environment() {
     if [[ $selection == limits ]]; then
         export SLUICE_TEST_SIZE=full SLUICE_TEST_BINARY=${CARGO_TARGET_DIR:-$root/target}/release/sluice
     fi
+    if [[ $selection == webhooks ]]; then export SLUICE_TEST_SIZE=full; fi
     # A proxy that the machine uses for the network must not get what goes to a loopback address.
     export NO_PROXY="127.0.0.1,localhost${NO_PROXY:+,$NO_PROXY}"
     # No test may spend what is in the developer's environment.
@@ -193,6 +213,7 @@ trap 'exit 143' TERM HUP
 starting=$!
 install_claude
 install_sdks
+install_verifiers
 if cargo nextest --version >/dev/null 2>&1; then
     runner=with_nextest
     cargo nextest run --workspace --no-run

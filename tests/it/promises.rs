@@ -20,6 +20,7 @@ mod sdks;
 mod secrets;
 mod shutdown;
 mod times;
+mod webhooks;
 
 /// Two accounts that answer at once.
 const TWO_ACCOUNTS: &str = r#"

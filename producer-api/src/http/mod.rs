@@ -203,7 +203,7 @@ fn api() -> OpenApiRouter<Arc<Edge>> {
             webhooks::remove_webhook
         ))
         .routes(routes!(webhooks::rotate_webhook_secret))
-        .routes(routes!(webhooks::test_webhook))
+        .routes(routes!(webhooks::try_webhook))
         .routes(routes!(webhooks::replay_webhook))
         .routes(routes!(webhooks::make_webhook_secret))
         .routes(routes!(deliveries::list_deliveries))

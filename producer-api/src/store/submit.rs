@@ -183,7 +183,7 @@ impl Store {
             let tx = self.begin().await?;
             (fair::places(&tx, submissions, now).await?, tx)
         } else {
-            let places = async { Ok(fair::places(&self.write, submissions, now).await?) };
+            let places = fair::places(&self.write, submissions, now);
             try_join!(places, self.begin())?
         };
         let mut results = claim_keys(&tx, submissions, now).await?;

@@ -37,9 +37,13 @@ pub(super) const HAS_ENDPOINTS: &str =
 #[derive(Debug)]
 pub(super) struct Occurrence {
     kind: EventKind,
-    /// The job, its client and its own webhook.
-    job: Option<(JobId, String, Option<String>)>,
-    /// What is sent, when it is about no job.
+    /// The job that it is about.
+    job: Option<JobId>,
+    /// Whose that is.
+    client: Option<String>,
+    /// The webhook that it has of its own, as JSON.
+    own: Option<String>,
+    /// What is sent, as JSON, when it is about no job.
     data: Option<String>,
     /// The endpoint that it is about, which is not told.
     except: Option<Uuid>,
@@ -56,21 +60,31 @@ impl Occurrence {
     ) -> Option<Self> {
         Some(Self {
             kind: EventKind::of(state)?,
-            job: Some((job, client.to_owned(), own.map(str::to_owned))),
+            job: Some(job),
+            client: Some(client.to_owned()),
+            own: own.map(str::to_owned),
             data: None,
             except: None,
         })
+    }
+
+    /// Something about no job, in which `data` is told.
+    fn other(kind: EventKind, data: String) -> Self {
+        Self {
+            kind,
+            job: None,
+            client: None,
+            own: None,
+            data: Some(data),
+            except: None,
+        }
     }
 
     fn concerns(&self, endpoint: &EndpointRow) -> bool {
         if self.except == Some(endpoint.id) || !self.kind.is_wanted(&endpoint.events) {
             return false;
         }
-        match (&endpoint.client, &self.job) {
-            (None, _) => true,
-            (Some(client), Some((_, of, _))) => client == of,
-            (Some(_), None) => false,
-        }
+        endpoint.client.is_none() || endpoint.client == self.client
     }
 }
 
@@ -90,7 +104,7 @@ enum To<'a> {
 
 impl NewDeliveries {
     fn push(&mut self, event: Uuid, of: &Occurrence, to: &To<'_>) {
-        let job = of.job.as_ref().map_or(Uuid::nil(), |(job, ..)| job.0);
+        let job = of.job.map_or(Uuid::nil(), |job| job.0);
         let (endpoint, client, url, target, state) = match to {
             To::Endpoint(endpoint) => {
                 let state = match endpoint.enabled {
@@ -219,7 +233,7 @@ pub(super) async fn tell(
     has_endpoints: bool,
     now: Time,
 ) -> Result<usize, StoreError> {
-    let has_own = |of: &Occurrence| matches!(&of.job, Some((_, _, Some(_))));
+    let has_own = |of: &Occurrence| of.own.is_some();
     if occurrences.is_empty() || !(has_endpoints || occurrences.iter().any(has_own)) {
         return Ok(0);
     }
@@ -233,7 +247,7 @@ pub(super) async fn tell(
         for endpoint in endpoints.iter().filter(|endpoint| of.concerns(endpoint)) {
             new.push(event, of, &To::Endpoint(endpoint));
         }
-        if let Some((_, client, Some(own))) = &of.job {
+        if let (Some(client), Some(own)) = (&of.client, &of.own) {
             let own: JobWebhook = parse_json("webhook", own)?;
             if of.kind.is_wanted(&own.events)
                 && let Ok(url) = Url::parse(&own.url)

@@ -647,7 +647,7 @@ export interface paths {
          * @description An event `webhook.test` goes out at once, as any other would; the delivery in the answer shows
          *     what came of it.
          */
-        post: operations["test_webhook"];
+        post: operations["try_webhook"];
         delete?: never;
         options?: never;
         head?: never;
@@ -6109,7 +6109,7 @@ export interface operations {
             };
         };
     };
-    test_webhook: {
+    try_webhook: {
         parameters: {
             query?: never;
             header?: never;
