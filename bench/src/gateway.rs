@@ -5,7 +5,7 @@
 //! back. Load, Sluice and upstream share the machine.
 
 use std::{
-    net::{Ipv4Addr, SocketAddr},
+    net::SocketAddr,
     time::{Duration, Instant},
 };
 
@@ -13,15 +13,10 @@ use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
 use clap::Args;
 use futures::future::try_join_all;
-use http_body_util::{BodyExt as _, Full};
-use hyper::{
-    Method, Request, Response, StatusCode, Uri, body::Incoming, header::CONTENT_TYPE,
-    server::conn::http1, service::service_fn,
-};
-use hyper_util::rt::TokioIo;
+use hyper::{Method, StatusCode, Uri};
 use serde::Serialize;
 use serde_json::json;
-use tokio::{net::TcpListener, task::JoinSet, time::timeout};
+use tokio::time::timeout;
 
 use crate::{
     deployment::{Deployment, Mode, Plan},
@@ -29,6 +24,7 @@ use crate::{
     report::{Bar, Report, new_table, thousands},
     run::{Common, Start},
     stats::{Latency, Spread, per_second},
+    upstream::Upstream,
     usage::Cpu,
 };
 
@@ -219,60 +215,4 @@ fn report(args: &GatewayArgs, rounds: Vec<Round>) -> Report<Vec<Round>> {
         table.add_row([bar.figure.clone(), value, bar.verdict()]);
     }
     Report::new(rounds, bars, table)
-}
-
-/// A provider that answers at once, streamed or not.
-struct Upstream {
-    address: SocketAddr,
-    _serving: JoinSet<()>,
-}
-
-impl Upstream {
-    fn start() -> Result<Self> {
-        let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-        listener.set_nonblocking(true)?;
-        let address = listener.local_addr()?;
-        let listener = TcpListener::from_std(listener)?;
-        let mut serving = JoinSet::new();
-        serving.spawn(async move {
-            let mut connections = JoinSet::new();
-            while let Ok((stream, _)) = listener.accept().await {
-                drop(stream.set_nodelay(true));
-                connections.spawn(async move {
-                    let service = service_fn(answer);
-                    // A connection that is cut is the other side's affair.
-                    drop(
-                        http1::Builder::new()
-                            .serve_connection(TokioIo::new(stream), service)
-                            .await,
-                    );
-                });
-                while connections.try_join_next().is_some() {}
-            }
-        });
-        Ok(Self {
-            address,
-            _serving: serving,
-        })
-    }
-}
-
-const STREAM: &str = "data: {\"id\":\"c\",\"object\":\"chat.completion.chunk\",\"created\":1,\"model\":\"m\",\"choices\":[{\"index\":0,\"delta\":{\"role\":\"assistant\",\"content\":\"Paris is the capital of France.\"},\"finish_reason\":null}]}\n\ndata: {\"id\":\"c\",\"object\":\"chat.completion.chunk\",\"created\":1,\"model\":\"m\",\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\ndata: {\"id\":\"c\",\"object\":\"chat.completion.chunk\",\"created\":1,\"model\":\"m\",\"choices\":[],\"usage\":{\"prompt_tokens\":60,\"completion_tokens\":7,\"total_tokens\":67}}\n\ndata: [DONE]\n\n";
-
-const WHOLE: &str = "{\"id\":\"c\",\"object\":\"chat.completion\",\"created\":1,\"model\":\"m\",\"choices\":[{\"index\":0,\"message\":{\"role\":\"assistant\",\"content\":\"Paris is the capital of France.\"},\"finish_reason\":\"stop\"}],\"usage\":{\"prompt_tokens\":60,\"completion_tokens\":7,\"total_tokens\":67}}";
-
-async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, hyper::Error> {
-    let body = request.into_body().collect().await?.to_bytes();
-    let streamed = body
-        .windows(b"\"stream\":true".len())
-        .any(|window| window == b"\"stream\":true");
-    let (kind, text) = if streamed {
-        ("text/event-stream", STREAM)
-    } else {
-        ("application/json", WHOLE)
-    };
-    let mut response = Response::new(Full::from(text));
-    let kind = hyper::header::HeaderValue::from_static(kind);
-    response.headers_mut().insert(CONTENT_TYPE, kind);
-    Ok(response)
 }
