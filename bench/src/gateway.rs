@@ -183,6 +183,9 @@ async fn calls(target: &Target, at_once: usize, in_all: usize) -> Result<Vec<Dur
     Ok(try_join_all(callers).await?.concat())
 }
 
+/// One of a round's figures.
+type Pick = fn(&Round) -> Figures;
+
 fn report(args: &GatewayArgs, rounds: Vec<Round>) -> Report<Vec<Round>> {
     let median = |of: &dyn Fn(&Round) -> f64| {
         Spread::of(rounds.iter().map(of)).map_or(f64::NAN, |spread| spread.median)
@@ -194,7 +197,7 @@ fn report(args: &GatewayArgs, rounds: Vec<Round>) -> Report<Vec<Round>> {
         Bar::at_least("calls a second", LEAST_RATE, rate),
     ];
     let (few, many) = (args.concurrency, args.load);
-    let rows: [(String, fn(&Round) -> Figures); 3] = [
+    let rows: [(String, Pick); 3] = [
         (format!("upstream, {few} at once"), |round| round.direct),
         (format!("Sluice, {few} at once"), |round| round.sluice),
         (format!("Sluice, {many} at once"), |round| round.loaded),
