@@ -14,6 +14,8 @@ mod m0004_fallbacks;
 mod m0004_routing;
 mod m0005_clients;
 mod m0006_batches;
+mod m0006_dependencies;
+mod m0006_schedules;
 
 /// Every migration, oldest first.
 #[derive(Debug)]
@@ -31,6 +33,8 @@ impl MigratorTrait for Migrator {
             Box::new(m0004_fallbacks::Migration),
             Box::new(m0005_clients::Migration),
             Box::new(m0006_batches::Migration),
+            Box::new(m0006_dependencies::Migration),
+            Box::new(m0006_schedules::Migration),
         ]
     }
 }

@@ -112,6 +112,7 @@ async fn feed(app: &App, batch: &BatchRow) -> Result<bool, StoreError> {
         .into_iter()
         .partition(|(_, state)| state.is_terminal());
     app.tell(waiting);
+    app.dependents.add(fed.parents);
     app.ended(ended.into_iter());
     Ok(jobs > 0)
 }

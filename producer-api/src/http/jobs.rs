@@ -136,6 +136,7 @@ pub(super) async fn cancel_job(
     let status = match cancelled.ok_or_else(|| no_such_job(job))? {
         Err(refused) => return Err(ApiError::new(Code::AlreadyEnded, refused.to_string())),
         Ok((_, _, true)) => {
+            edge.app.dependents.add([job]);
             edge.app.ended(std::iter::once((job, JobState::Cancelled)));
             StatusCode::OK
         }

@@ -31,6 +31,7 @@ mod pages;
 mod problem;
 mod rate;
 mod routing;
+mod schedules;
 mod server;
 mod session;
 mod submit;
@@ -58,6 +59,7 @@ use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
+pub(crate) use self::schedules::row_of;
 pub use self::web::has_dashboard;
 use self::{
     body::Bodies,
@@ -162,6 +164,16 @@ fn api() -> OpenApiRouter<Arc<Edge>> {
         .routes(routes!(batches::get_batch))
         .routes(routes!(batches::cancel_batch))
         .routes(routes!(batches::results::batch_results))
+        .routes(routes!(
+            schedules::create_schedule,
+            schedules::list_schedules
+        ))
+        .routes(routes!(
+            schedules::get_schedule,
+            schedules::change_schedule,
+            schedules::remove_schedule
+        ))
+        .routes(routes!(schedules::run_schedule))
         .routes(routes!(forecast::forecast))
         .routes(routes!(explain::explain_job))
         .routes(routes!(explain::queue_status))

@@ -9,7 +9,7 @@ use sea_orm::{
 use serde::{Deserialize, Serialize};
 use sluice_shared::{
     domain::{
-        AccountId, BatchId, Delivery, JobId, Lane, Request, Span, State, Step, Time, quota,
+        AccountId, After, BatchId, Delivery, JobId, Lane, Request, Span, State, Step, Time, quota,
         route::Cursor,
     },
     message::{Dispatch, VERSION},
@@ -21,7 +21,7 @@ use super::{
     at_once::AtOnce,
     bulk::{Column, Rows, write_together},
     claim::{Claim, Claimed, bound_state},
-    clients,
+    clients, dependencies,
     entity::idempotency_key,
     fair, fallback, parse_json, to_json,
 };
@@ -58,6 +58,9 @@ pub struct NewRow {
     pub request: Request,
     /// Its way, when it has fallbacks: the first step is the job as it is.
     pub steps: Vec<Step>,
+    /// What it comes after; then `run_at` is [`HELD`](sluice_shared::domain::after::HELD).
+    #[serde(default)]
+    pub after: Option<After>,
 }
 
 /// A lane is kept as its key.
@@ -203,7 +206,8 @@ impl Store {
         };
         let (claimed, bound) = insert_jobs(&tx, &accepted, at_once, None, now).await?;
         let rows = accepted.iter().flat_map(|(submission, _)| &submission.rows);
-        fallback::insert(&tx, rows, now).await?;
+        fallback::insert(&tx, rows.clone(), now).await?;
+        dependencies::insert(&tx, rows).await?;
         tx.commit().await?;
         let unused = submissions
             .iter()

@@ -57,6 +57,7 @@ macro_rules! on_every_store {
 pub(crate) use on_every_store;
 
 mod batches;
+mod dependencies;
 mod fair;
 mod limits;
 mod quotas;
@@ -129,6 +130,7 @@ fn row() -> NewRow {
         traceparent: None,
         request: Request::prompt("hello"),
         steps: vec![],
+        after: None,
     }
 }
 

@@ -1,6 +1,7 @@
 //! The pure core: states, retries, lanes, strategies, windows and fair shares as functions of values.
 
 pub mod account;
+pub mod after;
 pub mod cooldown;
 pub mod fair;
 pub mod fallback;
@@ -19,6 +20,7 @@ pub mod time;
 pub mod window;
 
 pub use account::{Account, Standing};
+pub use after::{After, OnParentFailure};
 pub use cooldown::{Cause, Cooldown, Cooldowns, Gate, Heard};
 pub use fallback::Step;
 pub use figure::Figure;

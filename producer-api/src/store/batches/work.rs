@@ -10,8 +10,8 @@ use uuid::Uuid;
 
 use super::{BATCH, BatchRow, count_jobs, line_number};
 use crate::store::{
-    NewRow, Store, StoreError, Submission, count, fair, fallback, for_update, parse_json,
-    submit::insert_jobs, to_json,
+    NewRow, Store, StoreError, Submission, count, dependencies, fair, fallback, for_update,
+    parse_json, submit::insert_jobs, to_json,
 };
 
 /// Batches looked at in one pass, at most.
@@ -24,6 +24,8 @@ pub struct Fed {
     pub lanes: Vec<Lane>,
     /// The new jobs, with their states.
     pub jobs: Vec<(JobId, State)>,
+    /// Jobs that some of them come after.
+    pub parents: Vec<JobId>,
 }
 
 /// What came of cancelling some jobs of a batch.
@@ -119,6 +121,9 @@ impl Store {
         let mut fed = Fed::default();
         for row in submission.rows {
             fed.jobs.push((row.id, state));
+            if let Some(after) = row.after {
+                fed.parents.extend(after.parents);
+            }
             if state == State::Queued && row.run_at <= now && !fed.lanes.contains(&row.lane) {
                 fed.lanes.push(row.lane);
             }
@@ -149,6 +154,7 @@ impl Store {
         let tags = places.tags.first().map_or(&[][..], Vec::as_slice);
         insert_jobs(tx, &[(submission, tags)], None, Some((id, lines)), now).await?;
         fallback::insert(tx, submission.rows.iter(), now).await?;
+        dependencies::insert(tx, submission.rows.iter()).await?;
         if !cancel {
             return Ok(State::Queued);
         }
