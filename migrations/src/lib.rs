@@ -15,6 +15,7 @@ mod m0004_routing;
 mod m0005_clients;
 mod m0006_batches;
 mod m0006_dependencies;
+mod m0006_files;
 mod m0006_schedules;
 
 /// Every migration, oldest first.
@@ -35,6 +36,7 @@ impl MigratorTrait for Migrator {
             Box::new(m0006_batches::Migration),
             Box::new(m0006_dependencies::Migration),
             Box::new(m0006_schedules::Migration),
+            Box::new(m0006_files::Migration),
         ]
     }
 }

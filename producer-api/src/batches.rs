@@ -57,6 +57,9 @@ pub async fn run(app: Arc<App>, shutdown: CancellationToken) {
             if let Err(error) = app.store.sweep_stages(now - STALE).await {
                 tracing::debug!(%error, "broken-off uploads could not be forgotten");
             }
+            if let Err(error) = app.store.sweep_files(now - STALE).await {
+                tracing::debug!(%error, "broken-off files could not be forgotten");
+            }
         }
         let worked = match look(&app).await {
             Ok(worked) => worked,

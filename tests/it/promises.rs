@@ -18,6 +18,7 @@ mod quotas;
 mod retries;
 mod runtime_accounts;
 mod schedules;
+mod sdk_batches;
 mod secrets;
 mod shutdown;
 mod times;

@@ -10,8 +10,10 @@ mod account_changes;
 mod account_settings;
 mod account_test;
 mod accounts;
+mod anthropic_batches;
 mod batches;
 mod body;
+mod conversation;
 mod docs;
 mod events;
 mod explain;
@@ -26,6 +28,7 @@ mod keys;
 mod lane;
 mod list;
 mod metrics;
+mod openai_batches;
 mod overview;
 mod pages;
 mod problem;
@@ -214,6 +217,8 @@ fn router(edge: Arc<Edge>) -> Router {
     let router = router
         .route("/", get(web::home))
         .route(problem::PAGE, get(pages::problems))
+        .merge(openai_batches::routes())
+        .merge(anthropic_batches::routes())
         .merge(docs::page(docs::complete(document)))
         .fallback(web::file_or_page)
         .method_not_allowed_fallback(problem::method_not_allowed);

@@ -88,6 +88,8 @@ codes! {
         "There is no batch with this id.";
     NoSuchSchedule = NOT_FOUND, "no_such_schedule", "No such schedule",
         "There is no schedule with this id.";
+    NoSuchFile = NOT_FOUND, "no_such_file", "No such file",
+        "There is no file with this id.";
     NoSuchAccount = NOT_FOUND, "no_such_account", "No such account",
         "There is no account of this name.";
     NoSuchKey = NOT_FOUND, "no_such_key", "No such key",

@@ -61,6 +61,8 @@ async fn every_route_is_in_it() {
     routes.dedup();
     assert!(routes.contains(&"/api/jobs/{id}/cancel"), "{routes:?}");
     let document: Value = serde_json::from_str(&document()).unwrap();
+    // What other APIs define is described by their makers.
+    routes.retain(|route| !route.starts_with("/v1/"));
     for route in routes.iter().filter(|route| !NOT_IN_IT.contains(route)) {
         assert!(
             document["paths"].get(route).is_some(),
