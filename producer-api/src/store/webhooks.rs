@@ -10,6 +10,7 @@ mod endpoints;
 mod history;
 
 use sea_orm::{ConnectionTrait, DatabaseTransaction, EntityTrait, QueryFilter, Statement};
+use serde_json::json;
 use sluice_shared::{
     api::{DeliveryState, JobWebhook},
     domain::{EventKind, JobId, State, Time},
@@ -23,7 +24,7 @@ pub use self::{
     history::{DeliveryFilter, DeliveryRow},
 };
 use super::{
-    NewRow, StoreError,
+    EndedBatch, NewRow, StoreError,
     bulk::{Column, Rows},
     entity::webhook_endpoint,
     parse_json, to_json,
@@ -65,6 +66,22 @@ impl Occurrence {
             own: own.map(str::to_owned),
             data: None,
             except: None,
+        })
+    }
+
+    /// A batch has ended.
+    pub(super) fn of_batch(ended: &EndedBatch) -> Result<Self, StoreError> {
+        let data = json!({
+            "id": ended.id,
+            "name": ended.name,
+            "client": ended.client,
+            "counts": ended.counts,
+            "ended_at": ended.ended_at,
+            "url": format!("/api/batches/{}", ended.id),
+        });
+        Ok(Self {
+            client: Some(ended.client.clone()),
+            ..Self::other(EventKind::BatchEnded, to_json("batch", &data)?)
         })
     }
 
@@ -257,6 +274,37 @@ pub(super) async fn tell(
         }
     }
     new.write(tx, now).await
+}
+
+/// As [`tell`], of jobs that the transaction has just ended.
+pub(super) async fn tell_of_ended(
+    tx: &DatabaseTransaction,
+    ended: &[Uuid],
+    now: Time,
+) -> Result<usize, StoreError> {
+    if ended.is_empty() {
+        return Ok(0);
+    }
+    let sql = format!(
+        "SELECT jobs.id, jobs.state, jobs.client, jobs.webhook, {HAS_ENDPOINTS} \
+         FROM v JOIN jobs ON jobs.id = v.id"
+    );
+    let rows = Rows::new(&["id"], vec![Column::Id(ended.to_vec())])
+        .query(tx, &sql)
+        .await?;
+    let (mut news, mut has_endpoints) = (Vec::with_capacity(rows.len()), false);
+    for row in rows {
+        let state: String = row.try_get_by_index(1)?;
+        let client: String = row.try_get_by_index(2)?;
+        let own: Option<String> = row.try_get_by_index(3)?;
+        has_endpoints = row.try_get_by_index(4)?;
+        let job = JobId(row.try_get_by_index::<Uuid>(0)?);
+        let known = State::from_name(&state);
+        news.extend(
+            known.and_then(|state| Occurrence::of_job(job, state, &client, own.as_deref())),
+        );
+    }
+    tell(tx, &news, has_endpoints, now).await
 }
 
 /// Every endpoint that is not removed.

@@ -42,6 +42,7 @@ pub(crate) fn row() -> NewRow {
         traceparent: None,
         request: Request::prompt("hello"),
         steps: vec![],
+        after: None,
         webhook: None,
     }
 }

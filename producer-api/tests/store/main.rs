@@ -53,6 +53,7 @@ macro_rules! on_every_store {
 pub(crate) use on_every_store;
 
 mod batches;
+mod dependencies;
 mod fair;
 mod limits;
 mod quotas;
