@@ -192,7 +192,9 @@ impl Store {
         most: usize,
         now: Time,
     ) -> Result<Released, StoreError> {
+        // One with several parents is found several times: SQLite takes the rows in parts.
         children.sort_unstable();
+        children.dedup();
         let mut released = Released::default();
         for chunk in children.chunks(MOST) {
             self.release_some(chunk.to_vec(), most, now, &mut released)

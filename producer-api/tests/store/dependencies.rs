@@ -13,6 +13,7 @@ use crate::{account, answer, claim_any, finished, row, settle, state, submit};
 
 on_every_store!(
     a_job_runs_when_those_before_it_have_succeeded,
+    a_job_waits_for_the_last_of_many,
     results_stand_where_they_were_asked_for,
     a_failure_is_handled_as_it_was_wished,
     one_that_is_cancelled_waits_no_more,
@@ -85,6 +86,30 @@ async fn a_job_runs_when_those_before_it_have_succeeded(store: Store) {
     );
     assert_eq!(claim_any(&store, &accounts).await[0].job, id);
     assert_eq!(release(&store).await, 0);
+}
+
+async fn a_job_waits_for_the_last_of_many(store: Store) {
+    let accounts = [account("a", 30)];
+    store.sync_accounts(&accounts).await.unwrap();
+    let parents = submit(&store, (0..22).map(|_| row()).collect()).await;
+    let child = child("{{ results[21] }}", &parents, OnParentFailure::Fail);
+    let id = child.id;
+    submit(&store, vec![child]).await;
+    let bound = claim_any(&store, &accounts).await;
+    let verdicts: Vec<Verdict> = bound
+        .iter()
+        .map(|dispatch| finished(dispatch, answer("x")))
+        .collect();
+    let settled = settle(&store, &verdicts[..21]).await;
+    let release = async |parents: &[JobId]| {
+        let found = store.release_after(parents, MOST, clock::now()).await;
+        let found = found.unwrap();
+        (found.released, found.ended.len())
+    };
+    assert_eq!(release(&settled.parents).await, (0, 0));
+    assert_eq!(state(&store, id).await, State::Queued);
+    settle(&store, &verdicts[21..]).await;
+    assert_eq!(release(&parents).await, (1, 0));
 }
 
 async fn results_stand_where_they_were_asked_for(store: Store) {
