@@ -158,6 +158,90 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/batches": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** List batches, newest first. */
+        get: operations["list_batches"];
+        put?: never;
+        /**
+         * Submit a batch: many jobs in one upload, one JSON document a line.
+         * @description The answer comes when all of them are on disk. A batch is accepted as a whole or refused as a
+         *     whole, with up to 50 of the lines at fault named by their numbers; with `partial=true` those
+         *     lines are left out and told of in the results. With an `Idempotency-Key` the same upload gives
+         *     the same batch again.
+         */
+        post: operations["submit_batch"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/batches/{id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Get a batch: how far it has come, and when it may end. */
+        get: operations["get_batch"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/batches/{id}/cancel": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Cancel a batch.
+         * @description Its jobs that wait end soon, those that run when their workers have stopped them. What has
+         *     ended keeps its result.
+         */
+        post: operations["cancel_batch"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/batches/{id}/results": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get the results of a batch.
+         * @description One JSON document a line, in the order of the upload. They end before the first job that has
+         *     not ended; with `wait` they go on as jobs end, for so long. Whoever has read up to line N goes
+         *     on with `after=N`. They are all there when the header `Sluice-Batch-State` said `ended`.
+         */
+        get: operations["batch_results"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/deliveries": {
         parameters: {
             query?: never;
@@ -492,6 +576,64 @@ export interface paths {
          */
         put: operations["put_routing"];
         post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/schedules": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** List schedules, by name. */
+        get: operations["list_schedules"];
+        put?: never;
+        /**
+         * Make a schedule.
+         * @description At each of its times it submits the job, for the client that made it. Each time fires once,
+         *     however many API processes there are.
+         */
+        post: operations["create_schedule"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/schedules/{id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Get a schedule, with its next times and its last runs. */
+        get: operations["get_schedule"];
+        put?: never;
+        post?: never;
+        /** Remove a schedule. Jobs that it has submitted stay. */
+        delete: operations["remove_schedule"];
+        options?: never;
+        head?: never;
+        /** Change a schedule, pause it or let it go on. */
+        patch: operations["change_schedule"];
+        trace?: never;
+    };
+    "/api/schedules/{id}/run": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Run a schedule's job now, whether it is paused or not. Its times stay as they are. */
+        post: operations["run_schedule"];
         delete?: never;
         options?: never;
         head?: never;
@@ -933,6 +1075,118 @@ export interface components {
             /** @description The worker that had it. */
             worker?: string | null;
         };
+        /** @description How many jobs of a batch are in each state. */
+        BatchCounts: {
+            /**
+             * Format: int64
+             * @description They were cancelled.
+             * @default 0
+             */
+            cancelled: number;
+            /**
+             * Format: int64
+             * @description They are on their way to a worker.
+             * @default 0
+             */
+            dispatched: number;
+            /**
+             * Format: int64
+             * @description They had not begun in time.
+             * @default 0
+             */
+            expired: number;
+            /**
+             * Format: int64
+             * @description They ended with an error.
+             * @default 0
+             */
+            failed: number;
+            /**
+             * Format: int64
+             * @description They wait.
+             * @default 0
+             */
+            queued: number;
+            /**
+             * Format: int64
+             * @description They run.
+             * @default 0
+             */
+            running: number;
+            /**
+             * Format: int64
+             * @description They have an answer.
+             * @default 0
+             */
+            succeeded: number;
+        };
+        /**
+         * Format: uuid
+         * @description A batch's id: a UUIDv7, too.
+         */
+        BatchId: string;
+        /** @description A page of batches, newest first. */
+        BatchPage: {
+            /** @description The batches. */
+            batches: components["schemas"]["BatchView"][];
+            /** @description Give this as `cursor` for the next page; none on the last. */
+            next_cursor?: string | null;
+        };
+        /** @description One line of a batch's results. */
+        BatchResult: {
+            error?: components["schemas"]["JobError"] | null;
+            job?: components["schemas"]["JobId"] | null;
+            /**
+             * Format: int64
+             * @description The number of its line in the upload, from 1.
+             */
+            line: number;
+            /** @description The job's notes, as they were given. */
+            metadata?: {
+                [key: string]: string;
+            };
+            result?: components["schemas"]["Completion"] | null;
+            state?: components["schemas"]["State"] | null;
+        };
+        /**
+         * @description Where a batch is in its life.
+         * @enum {string}
+         */
+        BatchState: "running" | "cancelling" | "ended";
+        /** @description A batch as it is now. */
+        BatchView: {
+            cancel_requested_at?: components["schemas"]["Time"] | null;
+            /** @description Who submitted it: the name of the API key. */
+            client: string;
+            /** @description How many of its jobs are in each state. */
+            counts: components["schemas"]["BatchCounts"];
+            /** @description When its upload began. */
+            created_at: components["schemas"]["Time"];
+            ended_at?: components["schemas"]["Time"] | null;
+            /** @description The first lines that were rejected, at most 50; only when one batch is read. */
+            errors?: components["schemas"]["LineError"][];
+            estimated_end_at?: components["schemas"]["Time"] | null;
+            /** @description Its id. */
+            id: components["schemas"]["BatchId"];
+            /** @description Its name, if it was given one. */
+            name?: string | null;
+            /**
+             * Format: int64
+             * @description Lines of the upload that are no jobs; only with `partial=true` can there be any.
+             */
+            rejected: number;
+            /** @description Where its results are. */
+            results_url: string;
+            /** @description Where it is in its life. */
+            state: components["schemas"]["BatchState"];
+            /**
+             * Format: int64
+             * @description How many jobs it has.
+             */
+            total: number;
+            /** @description Where to ask for it. */
+            url: string;
+        };
         /** @description What holds jobs up. */
         Bottleneck: {
             account?: components["schemas"]["AccountId"] | null;
@@ -1126,7 +1380,7 @@ export interface components {
          * @description A kind of event.
          * @enum {string}
          */
-        EventKind: "job.succeeded" | "job.failed" | "job.cancelled" | "job.expired" | "webhook.disabled" | "webhook.test";
+        EventKind: "job.succeeded" | "job.failed" | "job.cancelled" | "job.expired" | "batch.ended" | "webhook.disabled" | "webhook.test";
         /** @description Why a job is where it is: what it waits for now, and how each of its dispatches came about. */
         Explanation: {
             /** @description Every account of its lane as it is now, the best first. */
@@ -1284,6 +1538,8 @@ export interface components {
         /** @description A job as it is now. */
         JobView: {
             account?: components["schemas"]["AccountId"] | null;
+            /** @description The jobs that it comes after; only when one job is read. */
+            after?: components["schemas"]["JobId"][];
             /**
              * Format: int32
              * @description The number of its last attempt; 0 before the first.
@@ -1291,6 +1547,7 @@ export interface components {
             attempt: number;
             /** @description Every attempt that has ended, oldest first; only when one job is read. */
             attempts?: components["schemas"]["AttemptView"][] | null;
+            batch?: components["schemas"]["BatchId"] | null;
             /** @description Whether someone asked for its end while it was in flight. */
             cancel_requested?: boolean;
             /** @description Who submitted it: the name of the API key. */
@@ -1347,7 +1604,10 @@ export interface components {
             state: components["schemas"]["State"];
             /** @description How long the provider may take. */
             timeout: components["schemas"]["Span"];
-            /** @description Why all accounts that may run it are out; only when one job is read. */
+            /**
+             * @description Why all accounts that may run it are out, or that it waits for the jobs in `after`; only when
+             *     one job is read.
+             */
             waiting_for?: string | null;
             waiting_until?: components["schemas"]["Time"] | null;
             webhook?: components["schemas"]["JobWebhook"] | null;
@@ -1441,6 +1701,18 @@ export interface components {
             /** @description Jobs that wait in it. */
             waiting: components["schemas"]["JobCount"];
         };
+        /** @description A line of an upload that is no job. */
+        LineError: {
+            /** @description A stable code, as of a problem. */
+            code: string;
+            /** @description What is wrong with it. */
+            detail: string;
+            /**
+             * Format: int64
+             * @description Its number in the upload, from 1.
+             */
+            line: number;
+        };
         /** @description One turn of a conversation. */
         Message: {
             /** @description What is said, as plain text. */
@@ -1448,6 +1720,11 @@ export interface components {
             /** @description Who speaks. */
             role: components["schemas"]["Role"];
         };
+        /**
+         * @description What becomes of times that passed while nothing could fire.
+         * @enum {string}
+         */
+        Missed: "skip" | "run_once" | "run_all";
         /**
          * @description An account to make. Settings are named as in a configuration file, and those that are not
          *     listed here depend on the provider. `api_key`, `oauth_token` and `env` are secrets: they are
@@ -1488,6 +1765,12 @@ export interface components {
         NewJob: {
             /** @default null */
             account: components["schemas"]["AccountId"] | null;
+            /**
+             * @description Jobs that must have ended before it may run, at most 100. In its texts, `{{ results[0] }}` or
+             *     `{{ results.ID }}` stands for the text of such a job's result.
+             * @default []
+             */
+            after: components["schemas"]["JobId"][];
             /** @default null */
             delay: components["schemas"]["Span"] | null;
             /** @default null */
@@ -1529,6 +1812,8 @@ export interface components {
              * @default []
              */
             models: string[];
+            /** @default null */
+            on_parent_failure: components["schemas"]["OnParentFailure"] | null;
             /** @description Provider parameters such as `max_tokens` or `temperature`, passed on as they are. */
             params?: Record<string, never>;
             /**
@@ -1594,6 +1879,27 @@ export interface components {
             /** @default null */
             strategy: components["schemas"]["Strategy"] | null;
         };
+        /** @description A schedule to make. */
+        NewSchedule: {
+            /**
+             * @description When: minute, hour, day of the month, month, day of the week.
+             * @example 0 7 * * MON-FRI
+             */
+            cron: string;
+            /** @description The job, as a submit takes it, without `run_at`, `expires_at` and `after`. */
+            job: components["schemas"]["NewJob"];
+            /** @description What becomes of times that passed while nothing could fire. */
+            missed?: components["schemas"]["Missed"];
+            /** @description A name, at most 255 characters. */
+            name: string;
+            /** @description It fires only on request. */
+            paused?: boolean;
+            /**
+             * @description The IANA time zone of `cron`. Default `UTC`.
+             * @example Europe/Berlin
+             */
+            timezone?: string;
+        };
         /** @description A sign-in. Give one of the two. */
         NewSession: {
             /**
@@ -1621,6 +1927,11 @@ export interface components {
              */
             url: string;
         };
+        /**
+         * @description What becomes of a job when one that it comes after does not succeed.
+         * @enum {string}
+         */
+        OnParentFailure: "fail" | "skip" | "run";
         /** @description How all goes. */
         Overview: {
             /** @description When this was so. */
@@ -1864,6 +2175,79 @@ export interface components {
             source: components["schemas"]["RoutingSource"];
             /** @description The strategy of every lane without one of its own. */
             strategy: components["schemas"]["Strategy"];
+        };
+        /** @description What to change of a schedule; what is left out stays as it is. */
+        ScheduleChange: {
+            /**
+             * @description Other times.
+             * @default null
+             */
+            cron: string | null;
+            /** @default null */
+            job: components["schemas"]["NewJob"] | null;
+            /** @default null */
+            missed: components["schemas"]["Missed"] | null;
+            /**
+             * @description Another name.
+             * @default null
+             */
+            name: string | null;
+            /**
+             * @description Whether it fires only on request. Times that pass meanwhile are not missed.
+             * @default null
+             */
+            paused: boolean | null;
+            /**
+             * @description Another time zone.
+             * @default null
+             */
+            timezone: string | null;
+        };
+        /** @description All schedules. */
+        ScheduleList: {
+            /** @description By name. */
+            schedules: components["schemas"]["ScheduleView"][];
+        };
+        /** @description What became of one time of a schedule. */
+        ScheduleRun: {
+            /** @description When it was due, or asked for. */
+            due_at: components["schemas"]["Time"];
+            /** @description Why there is none. */
+            error?: string | null;
+            /** @description When its job was submitted. */
+            fired_at: components["schemas"]["Time"];
+            job?: components["schemas"]["JobId"] | null;
+        };
+        /** @description A schedule as it is now. */
+        ScheduleView: {
+            /** @description Whose jobs it submits: the name of the API key that made it. */
+            client: string;
+            /** @description When it was made. */
+            created_at: components["schemas"]["Time"];
+            /** @description When. */
+            cron: string;
+            /**
+             * Format: uuid
+             * @description Its id.
+             */
+            id: string;
+            /** @description The job. */
+            job: components["schemas"]["NewJob"];
+            /** @description What becomes of times that were missed. */
+            missed: components["schemas"]["Missed"];
+            /** @description Its name. */
+            name: string;
+            next_at?: components["schemas"]["Time"] | null;
+            /** @description It fires only on request. */
+            paused: boolean;
+            /** @description Its last runs, newest first, at most 20; only when one is read. */
+            runs?: components["schemas"]["ScheduleRun"][];
+            /** @description The time zone of `cron`. */
+            timezone: string;
+            /** @description Its next five times; only when one is read. */
+            upcoming?: components["schemas"]["Time"][];
+            /** @description When it was changed last. */
+            updated_at: components["schemas"]["Time"];
         };
         /**
          * @description What an API key may do. Each includes what stands before it.
@@ -3117,6 +3501,489 @@ export interface operations {
             };
         };
     };
+    list_batches: {
+        parameters: {
+            query?: {
+                /** @description only of this client */
+                client?: string;
+                /** @description `next_cursor` of the page before */
+                cursor?: string;
+                /** @description batches in the page, 1 to 500, default 50 */
+                limit?: number;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description A page of batches. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["BatchPage"];
+                };
+            };
+            /** @description `bad_parameter`, `bad_id`, `bad_cursor`, `bad_header`, `duplicate_header`, `malformed_json`, `bad_body` */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `unauthorized` */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `forbidden` */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `too_many_requests`; try again after `Retry-After` */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `internal` */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `truth_unavailable`, `busy`; try again after `Retry-After` */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    submit_batch: {
+        parameters: {
+            query?: {
+                /** @description a name for it, at most 255 characters */
+                name?: string;
+                /** @description leave out lines that are no jobs */
+                partial?: boolean;
+            };
+            header?: {
+                /** @description 1 to 255 printable characters that stand for this request */
+                "Idempotency-Key"?: string | null;
+                /** @description the W3C trace that it belongs to */
+                traceparent?: string | null;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/jsonl": components["schemas"]["NewJob"];
+            };
+        };
+        responses: {
+            /** @description Kept. */
+            202: {
+                headers: {
+                    /** @description `true` when it was kept before */
+                    "Idempotency-Replayed"?: string;
+                    /** @description where to ask for the batch */
+                    Location?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["BatchView"];
+                };
+            };
+            /** @description `bad_parameter`, `bad_id`, `bad_cursor`, `bad_header`, `duplicate_header`, `malformed_json`, `bad_body` */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `unauthorized` */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `forbidden` */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `request_timeout` */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `body_too_large` */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `unsupported_media_type` */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `invalid_batch`, `too_many_jobs`, `idempotency_key_reused` */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `too_many_waiting`, `budget_spent`, `too_many_requests` */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `internal` */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `truth_unavailable`, `busy`; try again after `Retry-After` */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_batch: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description the batch */
+                id: components["schemas"]["BatchId"];
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The batch as it is now. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["BatchView"];
+                };
+            };
+            /** @description `bad_parameter`, `bad_id`, `bad_cursor`, `bad_header`, `duplicate_header`, `malformed_json`, `bad_body` */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `unauthorized` */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `forbidden` */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `no_such_batch` */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `too_many_requests`; try again after `Retry-After` */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `internal` */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `truth_unavailable`, `busy`; try again after `Retry-After` */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    cancel_batch: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description the batch */
+                id: components["schemas"]["BatchId"];
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Its jobs are being cancelled. */
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["BatchView"];
+                };
+            };
+            /** @description `bad_parameter`, `bad_id`, `bad_cursor`, `bad_header`, `duplicate_header`, `malformed_json`, `bad_body` */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `unauthorized` */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `forbidden` */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `no_such_batch` */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `already_ended` */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `too_many_requests`; try again after `Retry-After` */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `internal` */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `truth_unavailable`, `busy`; try again after `Retry-After` */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    batch_results: {
+        parameters: {
+            query?: {
+                /** @description begin behind this line of the upload */
+                after?: number;
+                /** @description go on for this long while the batch runs, at most 60s unless configured otherwise */
+                wait?: components["schemas"]["Span"];
+            };
+            header?: never;
+            path: {
+                /** @description the batch */
+                id: components["schemas"]["BatchId"];
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description A `BatchResult` a line. */
+            200: {
+                headers: {
+                    /** @description `running`, `cancelling` or `ended` */
+                    "Sluice-Batch-State"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/jsonl": components["schemas"]["BatchResult"];
+                };
+            };
+            /** @description `bad_parameter`, `bad_id`, `bad_cursor`, `bad_header`, `duplicate_header`, `malformed_json`, `bad_body` */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `unauthorized` */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `forbidden` */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `no_such_batch` */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `too_many_requests`; try again after `Retry-After` */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `internal` */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `truth_unavailable`, `busy`; try again after `Retry-After` */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     list_deliveries: {
         parameters: {
             query?: {
@@ -3567,6 +4434,8 @@ export interface operations {
             query?: {
                 /** @description only this account */
                 account?: string;
+                /** @description only of this batch */
+                batch?: components["schemas"]["BatchId"];
                 /** @description only of this client */
                 client?: string;
                 /** @description `next_cursor` of the page before */
@@ -4966,6 +5835,585 @@ export interface operations {
                 };
             };
             /** @description `invalid_routing` */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `too_many_requests`; try again after `Retry-After` */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `internal` */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `truth_unavailable`, `busy`; try again after `Retry-After` */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    list_schedules: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description All of them. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ScheduleList"];
+                };
+            };
+            /** @description `bad_parameter`, `bad_id`, `bad_cursor`, `bad_header`, `duplicate_header`, `malformed_json`, `bad_body` */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `unauthorized` */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `forbidden` */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `too_many_requests`; try again after `Retry-After` */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `internal` */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `truth_unavailable`, `busy`; try again after `Retry-After` */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    create_schedule: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["NewSchedule"];
+            };
+        };
+        responses: {
+            /** @description Made. */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ScheduleView"];
+                };
+            };
+            /** @description `bad_parameter`, `bad_id`, `bad_cursor`, `bad_header`, `duplicate_header`, `malformed_json`, `bad_body` */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `unauthorized` */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `forbidden` */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `request_timeout` */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `body_too_large`, `prompt_too_large` */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `unsupported_media_type` */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `invalid_schedule`, `invalid_job`, `invalid_character`, `no_such_lane` */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `too_many_requests`; try again after `Retry-After` */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `internal` */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `truth_unavailable`, `busy`; try again after `Retry-After` */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_schedule: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description the schedule */
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The schedule as it is now. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ScheduleView"];
+                };
+            };
+            /** @description `bad_parameter`, `bad_id`, `bad_cursor`, `bad_header`, `duplicate_header`, `malformed_json`, `bad_body` */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `unauthorized` */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `forbidden` */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `no_such_schedule` */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `too_many_requests`; try again after `Retry-After` */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `internal` */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `truth_unavailable`, `busy`; try again after `Retry-After` */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    remove_schedule: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description the schedule */
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Removed. */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description `bad_parameter`, `bad_id`, `bad_cursor`, `bad_header`, `duplicate_header`, `malformed_json`, `bad_body` */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `unauthorized` */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `forbidden` */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `no_such_schedule` */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `too_many_requests`; try again after `Retry-After` */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `internal` */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `truth_unavailable`, `busy`; try again after `Retry-After` */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    change_schedule: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description the schedule */
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["ScheduleChange"];
+            };
+        };
+        responses: {
+            /** @description Changed. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ScheduleView"];
+                };
+            };
+            /** @description `bad_parameter`, `bad_id`, `bad_cursor`, `bad_header`, `duplicate_header`, `malformed_json`, `bad_body` */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `unauthorized` */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `forbidden` */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `no_such_schedule` */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `request_timeout` */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `body_too_large`, `prompt_too_large` */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `unsupported_media_type` */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `invalid_schedule`, `invalid_job`, `invalid_character`, `no_such_lane` */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `too_many_requests`; try again after `Retry-After` */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `internal` */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `truth_unavailable`, `busy`; try again after `Retry-After` */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    run_schedule: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description the schedule */
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Submitted, as the first of its runs. */
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ScheduleView"];
+                };
+            };
+            /** @description `bad_parameter`, `bad_id`, `bad_cursor`, `bad_header`, `duplicate_header`, `malformed_json`, `bad_body` */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `unauthorized` */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `forbidden` */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `no_such_schedule` */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `invalid_schedule`: its job cannot be now */
             422: {
                 headers: {
                     [name: string]: unknown;
