@@ -6,7 +6,9 @@
 
 mod changes;
 mod error;
+mod live;
 mod query;
+mod sse;
 mod wire;
 
 use std::time::Duration;
@@ -27,6 +29,7 @@ use uuid::Uuid;
 
 pub use changes::Changes;
 pub use error::{ClientError, KeySource};
+pub use live::{Happening, Live};
 pub use query::{ForecastQuery, JobQuery};
 
 use self::wire::{excerpt, is_loopback, parse_url, quoted, retry_after, root_cause};

@@ -19,6 +19,7 @@ pub(crate) mod retry;
 pub(crate) mod routing;
 pub(crate) mod submit;
 pub(crate) mod up;
+pub(crate) mod watch;
 pub(crate) mod worker;
 
 pub(crate) use job_options::JobOptions;

@@ -86,14 +86,19 @@ pub(crate) async fn wait(client: &Client, id: JobId) -> Result<Option<JobView>, 
     let notice = |error: &_| output::note(&format!("{error}; trying again"));
     tokio::select! {
         job = client.wait(id, notice) => Ok(Some(job?)),
-        stopped = tokio::signal::ctrl_c() => {
-            stopped.map_err(Failure::io("signals"))?;
-            output::note(&format!(
-                "The job goes on. `sluice get {id} --wait` waits for it, `sluice cancel {id}` ends it."
-            ));
-            Ok(None)
-        }
+        stopped = interrupted(id) => stopped.map(|_| None),
     }
+}
+
+/// Waits for Ctrl-C, and says how to come back to the job.
+pub(crate) async fn interrupted(id: JobId) -> Result<Exit, Failure> {
+    tokio::signal::ctrl_c()
+        .await
+        .map_err(Failure::io("signals"))?;
+    output::note(&format!(
+        "The job goes on. `sluice get {id} --wait` waits for it, `sluice cancel {id}` ends it."
+    ));
+    Ok(Exit::Interrupted)
 }
 
 /// Prints a job's answer, or what became of it instead.
@@ -101,12 +106,17 @@ pub(crate) fn answer(job: &JobView) -> Result<(), Failure> {
     if let Some(result) = &job.result {
         return output::text(&result.text);
     }
+    tell_end(job);
+    Ok(())
+}
+
+/// Says on standard error how a job ended that has no answer.
+pub(crate) fn tell_end(job: &JobView) {
     let why = job.error.as_ref().map(job_view::describe_error);
     output::note(&match why {
         Some(why) => format!("the job is {}: {why}", job.state),
         None => format!("the job is {}", job.state),
     });
-    Ok(())
 }
 
 impl Args {

@@ -29,12 +29,12 @@ on_every_mode!(
 const ECHO: &str = "[accounts.echo]\nprovider = \"simulated\"\ntags = [\"fast\"]\n";
 
 /// What a command says, which must end with this code.
-async fn run(cluster: &Cluster, code: i32, arguments: &[&str]) -> String {
+pub(crate) async fn run(cluster: &Cluster, code: i32, arguments: &[&str]) -> String {
     let output = cluster.cli(arguments).output().await.unwrap();
     said(&output, code, arguments)
 }
 
-fn said(output: &Output, code: i32, arguments: &[&str]) -> String {
+pub(crate) fn said(output: &Output, code: i32, arguments: &[&str]) -> String {
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(code), "{arguments:?}: {stderr}");
     String::from_utf8(output.stdout.clone()).unwrap()
