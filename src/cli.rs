@@ -19,6 +19,7 @@ use crate::{Exit, Failure, commands, home::Home};
 Start here:
   sluice up                          Run everything in one process at http://127.0.0.1:3000
   sluice submit --wait 'Say hello.'  Run one prompt and print the answer
+  sluice watch ID                    See the text of a job as it comes
   sluice batch prompts.jsonl         Run a file of prompts
   sluice doctor                      Check the set-up and say how to mend it
 
@@ -58,6 +59,7 @@ enum Command {
     Migrate,
     Submit(Box<commands::submit::Args>),
     Batch(Box<commands::batch::Args>),
+    Batches(commands::batches::Args),
     Get(commands::get::Args),
     Watch(commands::watch::Args),
     List(commands::list::Args),
@@ -129,6 +131,7 @@ impl Command {
             Self::Migrate => Box::pin(commands::migrate::run(config, &home)).await,
             Self::Submit(args) => Box::pin(commands::submit::run(args, &home)).await,
             Self::Batch(args) => Box::pin(commands::batch::run(args, &home)).await,
+            Self::Batches(args) => Box::pin(commands::batches::run(args, &home)).await,
             Self::Get(args) => Box::pin(commands::get::run(args, &home)).await,
             Self::Watch(args) => Box::pin(commands::watch::run(args, &home)).await,
             Self::List(args) => Box::pin(commands::list::run(args, &home)).await,

@@ -15,9 +15,10 @@ mod collect;
 mod input;
 mod journal;
 mod plan;
-mod progress;
+pub(crate) mod progress;
 mod results;
 mod run;
 mod submit;
 
+pub(crate) use results::with_suffix;
 pub(crate) use run::{Options, run};

@@ -14,7 +14,7 @@ const EVERY: Duration = Duration::from_secs(10);
 
 /// Shows how far a batch is, on standard error.
 #[derive(Debug)]
-pub(super) struct Progress {
+pub(crate) struct Progress {
     bar: Option<ProgressBar>,
     began: Instant,
     told: Instant,
@@ -29,7 +29,7 @@ pub(super) struct Progress {
 
 impl Progress {
     /// Of `total` jobs, `done` were done in earlier runs, and `failed` of these did not succeed.
-    pub(super) fn begin(total: u64, submitted: u64, done: u64, failed: u64) -> Self {
+    pub(crate) fn begin(total: u64, submitted: u64, done: u64, failed: u64) -> Self {
         let bar = io::stderr().is_terminal().then(|| {
             let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
             if let Ok(style) = ProgressStyle::with_template(
@@ -77,8 +77,19 @@ impl Progress {
         self.moved();
     }
 
+    /// So many have ended by now.
+    pub(crate) fn stands_at(&mut self, done: u64, failed: u64) {
+        self.done = done;
+        self.failed = failed;
+        self.trouble = None;
+        if let Some(bar) = &self.bar {
+            bar.set_position(done);
+        }
+        self.moved();
+    }
+
     /// Something is in the way, and is tried again.
-    pub(super) fn trouble(&mut self, what: String) {
+    pub(crate) fn trouble(&mut self, what: String) {
         if self.trouble.as_deref() == Some(&what) {
             return;
         }
@@ -92,7 +103,7 @@ impl Progress {
     }
 
     /// Takes the bar away.
-    pub(super) fn end(&self) {
+    pub(crate) fn end(&self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }

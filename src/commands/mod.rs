@@ -3,6 +3,7 @@
 pub(crate) mod accounts;
 pub(crate) mod api;
 pub(crate) mod batch;
+pub(crate) mod batches;
 pub(crate) mod cancel;
 pub(crate) mod completions;
 pub(crate) mod doctor;

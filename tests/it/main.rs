@@ -10,6 +10,7 @@
 mod bad_days;
 mod claude;
 mod cli;
+mod cli_batches;
 mod cli_live;
 mod fault;
 mod harness;

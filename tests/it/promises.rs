@@ -26,7 +26,7 @@ mod times;
 mod webhooks;
 
 /// Two accounts that answer at once.
-const TWO_ACCOUNTS: &str = r#"
+pub(crate) const TWO_ACCOUNTS: &str = r#"
 [accounts.one]
 provider = "simulated"
 [accounts.two]
