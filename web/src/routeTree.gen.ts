@@ -16,6 +16,8 @@ import { Route as AppAccountsRouteImport } from "./routes/_app.accounts";
 import { Route as AppKeysRouteImport } from "./routes/_app.keys";
 import { Route as AppPlaygroundRouteImport } from "./routes/_app.playground";
 import { Route as AppWorkersRouteImport } from "./routes/_app.workers";
+import { Route as AppBatchesIndexRouteImport } from "./routes/_app.batches.index";
+import { Route as AppBatchesIdRouteImport } from "./routes/_app.batches.$id";
 import { Route as AppJobsIndexRouteImport } from "./routes/_app.jobs.index";
 import { Route as AppJobsIdRouteImport } from "./routes/_app.jobs.$id";
 
@@ -53,6 +55,16 @@ const AppWorkersRoute = AppWorkersRouteImport.update({
   path: "/workers",
   getParentRoute: () => AppRoute,
 } as any);
+const AppBatchesIndexRoute = AppBatchesIndexRouteImport.update({
+  id: "/batches/",
+  path: "/batches/",
+  getParentRoute: () => AppRoute,
+} as any);
+const AppBatchesIdRoute = AppBatchesIdRouteImport.update({
+  id: "/batches/$id",
+  path: "/batches/$id",
+  getParentRoute: () => AppRoute,
+} as any);
 const AppJobsIndexRoute = AppJobsIndexRouteImport.update({
   id: "/jobs/",
   path: "/jobs/",
@@ -71,7 +83,9 @@ export interface FileRoutesByFullPath {
   "/keys": typeof AppKeysRoute;
   "/playground": typeof AppPlaygroundRoute;
   "/workers": typeof AppWorkersRoute;
+  "/batches/$id": typeof AppBatchesIdRoute;
   "/jobs/$id": typeof AppJobsIdRoute;
+  "/batches/": typeof AppBatchesIndexRoute;
   "/jobs/": typeof AppJobsIndexRoute;
 }
 export interface FileRoutesByTo {
@@ -81,7 +95,9 @@ export interface FileRoutesByTo {
   "/playground": typeof AppPlaygroundRoute;
   "/workers": typeof AppWorkersRoute;
   "/": typeof AppIndexRoute;
+  "/batches/$id": typeof AppBatchesIdRoute;
   "/jobs/$id": typeof AppJobsIdRoute;
+  "/batches": typeof AppBatchesIndexRoute;
   "/jobs": typeof AppJobsIndexRoute;
 }
 export interface FileRoutesById {
@@ -93,7 +109,9 @@ export interface FileRoutesById {
   "/_app/playground": typeof AppPlaygroundRoute;
   "/_app/workers": typeof AppWorkersRoute;
   "/_app/": typeof AppIndexRoute;
+  "/_app/batches/$id": typeof AppBatchesIdRoute;
   "/_app/jobs/$id": typeof AppJobsIdRoute;
+  "/_app/batches/": typeof AppBatchesIndexRoute;
   "/_app/jobs/": typeof AppJobsIndexRoute;
 }
 export interface FileRouteTypes {
@@ -105,7 +123,9 @@ export interface FileRouteTypes {
     | "/keys"
     | "/playground"
     | "/workers"
+    | "/batches/$id"
     | "/jobs/$id"
+    | "/batches/"
     | "/jobs/";
   fileRoutesByTo: FileRoutesByTo;
   to:
@@ -115,7 +135,9 @@ export interface FileRouteTypes {
     | "/playground"
     | "/workers"
     | "/"
+    | "/batches/$id"
     | "/jobs/$id"
+    | "/batches"
     | "/jobs";
   id:
     | "__root__"
@@ -126,7 +148,9 @@ export interface FileRouteTypes {
     | "/_app/playground"
     | "/_app/workers"
     | "/_app/"
+    | "/_app/batches/$id"
     | "/_app/jobs/$id"
+    | "/_app/batches/"
     | "/_app/jobs/";
   fileRoutesById: FileRoutesById;
 }
@@ -186,6 +210,20 @@ declare module "@tanstack/react-router" {
       preLoaderRoute: typeof AppWorkersRouteImport;
       parentRoute: typeof AppRoute;
     };
+    "/_app/batches/": {
+      id: "/_app/batches/";
+      path: "/batches";
+      fullPath: "/batches/";
+      preLoaderRoute: typeof AppBatchesIndexRouteImport;
+      parentRoute: typeof AppRoute;
+    };
+    "/_app/batches/$id": {
+      id: "/_app/batches/$id";
+      path: "/batches/$id";
+      fullPath: "/batches/$id";
+      preLoaderRoute: typeof AppBatchesIdRouteImport;
+      parentRoute: typeof AppRoute;
+    };
     "/_app/jobs/": {
       id: "/_app/jobs/";
       path: "/jobs";
@@ -209,7 +247,9 @@ interface AppRouteChildren {
   AppPlaygroundRoute: typeof AppPlaygroundRoute;
   AppWorkersRoute: typeof AppWorkersRoute;
   AppIndexRoute: typeof AppIndexRoute;
+  AppBatchesIdRoute: typeof AppBatchesIdRoute;
   AppJobsIdRoute: typeof AppJobsIdRoute;
+  AppBatchesIndexRoute: typeof AppBatchesIndexRoute;
   AppJobsIndexRoute: typeof AppJobsIndexRoute;
 }
 
@@ -219,7 +259,9 @@ const AppRouteChildren: AppRouteChildren = {
   AppPlaygroundRoute: AppPlaygroundRoute,
   AppWorkersRoute: AppWorkersRoute,
   AppIndexRoute: AppIndexRoute,
+  AppBatchesIdRoute: AppBatchesIdRoute,
   AppJobsIdRoute: AppJobsIdRoute,
+  AppBatchesIndexRoute: AppBatchesIndexRoute,
   AppJobsIndexRoute: AppJobsIndexRoute,
 };
 

@@ -158,6 +158,90 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/batches": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** List batches, newest first. */
+        get: operations["list_batches"];
+        put?: never;
+        /**
+         * Submit a batch: many jobs in one upload, one JSON document a line.
+         * @description The answer comes when all of them are on disk. A batch is accepted as a whole or refused as a
+         *     whole, with up to 50 of the lines at fault named by their numbers; with `partial=true` those
+         *     lines are left out and told of in the results. With an `Idempotency-Key` the same upload gives
+         *     the same batch again.
+         */
+        post: operations["submit_batch"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/batches/{id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Get a batch: how far it has come, and when it may end. */
+        get: operations["get_batch"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/batches/{id}/cancel": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Cancel a batch.
+         * @description Its jobs that wait end soon, those that run when their workers have stopped them. What has
+         *     ended keeps its result.
+         */
+        post: operations["cancel_batch"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/batches/{id}/results": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get the results of a batch.
+         * @description One JSON document a line, in the order of the upload. They end before the first job that has
+         *     not ended; with `wait` they go on as jobs end, for so long. Whoever has read up to line N goes
+         *     on with `after=N`. They are all there when the header `Sluice-Batch-State` said `ended`.
+         */
+        get: operations["batch_results"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/deliveries": {
         parameters: {
             query?: never;
@@ -933,6 +1017,118 @@ export interface components {
             /** @description The worker that had it. */
             worker?: string | null;
         };
+        /** @description How many jobs of a batch are in each state. */
+        BatchCounts: {
+            /**
+             * Format: int64
+             * @description They were cancelled.
+             * @default 0
+             */
+            cancelled: number;
+            /**
+             * Format: int64
+             * @description They are on their way to a worker.
+             * @default 0
+             */
+            dispatched: number;
+            /**
+             * Format: int64
+             * @description They had not begun in time.
+             * @default 0
+             */
+            expired: number;
+            /**
+             * Format: int64
+             * @description They ended with an error.
+             * @default 0
+             */
+            failed: number;
+            /**
+             * Format: int64
+             * @description They wait.
+             * @default 0
+             */
+            queued: number;
+            /**
+             * Format: int64
+             * @description They run.
+             * @default 0
+             */
+            running: number;
+            /**
+             * Format: int64
+             * @description They have an answer.
+             * @default 0
+             */
+            succeeded: number;
+        };
+        /**
+         * Format: uuid
+         * @description A batch's id: a UUIDv7, too.
+         */
+        BatchId: string;
+        /** @description A page of batches, newest first. */
+        BatchPage: {
+            /** @description The batches. */
+            batches: components["schemas"]["BatchView"][];
+            /** @description Give this as `cursor` for the next page; none on the last. */
+            next_cursor?: string | null;
+        };
+        /** @description One line of a batch's results. */
+        BatchResult: {
+            error?: components["schemas"]["JobError"] | null;
+            job?: components["schemas"]["JobId"] | null;
+            /**
+             * Format: int64
+             * @description The number of its line in the upload, from 1.
+             */
+            line: number;
+            /** @description The job's notes, as they were given. */
+            metadata?: {
+                [key: string]: string;
+            };
+            result?: components["schemas"]["Completion"] | null;
+            state?: components["schemas"]["State"] | null;
+        };
+        /**
+         * @description Where a batch is in its life.
+         * @enum {string}
+         */
+        BatchState: "running" | "cancelling" | "ended";
+        /** @description A batch as it is now. */
+        BatchView: {
+            cancel_requested_at?: components["schemas"]["Time"] | null;
+            /** @description Who submitted it: the name of the API key. */
+            client: string;
+            /** @description How many of its jobs are in each state. */
+            counts: components["schemas"]["BatchCounts"];
+            /** @description When its upload began. */
+            created_at: components["schemas"]["Time"];
+            ended_at?: components["schemas"]["Time"] | null;
+            /** @description The first lines that were rejected, at most 50; only when one batch is read. */
+            errors?: components["schemas"]["LineError"][];
+            estimated_end_at?: components["schemas"]["Time"] | null;
+            /** @description Its id. */
+            id: components["schemas"]["BatchId"];
+            /** @description Its name, if it was given one. */
+            name?: string | null;
+            /**
+             * Format: int64
+             * @description Lines of the upload that are no jobs; only with `partial=true` can there be any.
+             */
+            rejected: number;
+            /** @description Where its results are. */
+            results_url: string;
+            /** @description Where it is in its life. */
+            state: components["schemas"]["BatchState"];
+            /**
+             * Format: int64
+             * @description How many jobs it has.
+             */
+            total: number;
+            /** @description Where to ask for it. */
+            url: string;
+        };
         /** @description What holds jobs up. */
         Bottleneck: {
             account?: components["schemas"]["AccountId"] | null;
@@ -1291,6 +1487,7 @@ export interface components {
             attempt: number;
             /** @description Every attempt that has ended, oldest first; only when one job is read. */
             attempts?: components["schemas"]["AttemptView"][] | null;
+            batch?: components["schemas"]["BatchId"] | null;
             /** @description Whether someone asked for its end while it was in flight. */
             cancel_requested?: boolean;
             /** @description Who submitted it: the name of the API key. */
@@ -1440,6 +1637,18 @@ export interface components {
             strategy: components["schemas"]["Strategy"];
             /** @description Jobs that wait in it. */
             waiting: components["schemas"]["JobCount"];
+        };
+        /** @description A line of an upload that is no job. */
+        LineError: {
+            /** @description A stable code, as of a problem. */
+            code: string;
+            /** @description What is wrong with it. */
+            detail: string;
+            /**
+             * Format: int64
+             * @description Its number in the upload, from 1.
+             */
+            line: number;
         };
         /** @description One turn of a conversation. */
         Message: {
@@ -3117,6 +3326,489 @@ export interface operations {
             };
         };
     };
+    list_batches: {
+        parameters: {
+            query?: {
+                /** @description only of this client */
+                client?: string;
+                /** @description `next_cursor` of the page before */
+                cursor?: string;
+                /** @description batches in the page, 1 to 500, default 50 */
+                limit?: number;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description A page of batches. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["BatchPage"];
+                };
+            };
+            /** @description `bad_parameter`, `bad_id`, `bad_cursor`, `bad_header`, `duplicate_header`, `malformed_json`, `bad_body` */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `unauthorized` */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `forbidden` */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `too_many_requests`; try again after `Retry-After` */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `internal` */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `truth_unavailable`, `busy`; try again after `Retry-After` */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    submit_batch: {
+        parameters: {
+            query?: {
+                /** @description a name for it, at most 255 characters */
+                name?: string;
+                /** @description leave out lines that are no jobs */
+                partial?: boolean;
+            };
+            header?: {
+                /** @description 1 to 255 printable characters that stand for this request */
+                "Idempotency-Key"?: string | null;
+                /** @description the W3C trace that it belongs to */
+                traceparent?: string | null;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/jsonl": components["schemas"]["NewJob"];
+            };
+        };
+        responses: {
+            /** @description Kept. */
+            202: {
+                headers: {
+                    /** @description `true` when it was kept before */
+                    "Idempotency-Replayed"?: string;
+                    /** @description where to ask for the batch */
+                    Location?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["BatchView"];
+                };
+            };
+            /** @description `bad_parameter`, `bad_id`, `bad_cursor`, `bad_header`, `duplicate_header`, `malformed_json`, `bad_body` */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `unauthorized` */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `forbidden` */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `request_timeout` */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `body_too_large` */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `unsupported_media_type` */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `invalid_batch`, `too_many_jobs`, `idempotency_key_reused` */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `too_many_waiting`, `budget_spent`, `too_many_requests` */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `internal` */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `truth_unavailable`, `busy`; try again after `Retry-After` */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_batch: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description the batch */
+                id: components["schemas"]["BatchId"];
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The batch as it is now. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["BatchView"];
+                };
+            };
+            /** @description `bad_parameter`, `bad_id`, `bad_cursor`, `bad_header`, `duplicate_header`, `malformed_json`, `bad_body` */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `unauthorized` */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `forbidden` */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `no_such_batch` */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `too_many_requests`; try again after `Retry-After` */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `internal` */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `truth_unavailable`, `busy`; try again after `Retry-After` */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    cancel_batch: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description the batch */
+                id: components["schemas"]["BatchId"];
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Its jobs are being cancelled. */
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["BatchView"];
+                };
+            };
+            /** @description `bad_parameter`, `bad_id`, `bad_cursor`, `bad_header`, `duplicate_header`, `malformed_json`, `bad_body` */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `unauthorized` */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `forbidden` */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `no_such_batch` */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `already_ended` */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `too_many_requests`; try again after `Retry-After` */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `internal` */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `truth_unavailable`, `busy`; try again after `Retry-After` */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    batch_results: {
+        parameters: {
+            query?: {
+                /** @description begin behind this line of the upload */
+                after?: number;
+                /** @description go on for this long while the batch runs, at most 60s unless configured otherwise */
+                wait?: components["schemas"]["Span"];
+            };
+            header?: never;
+            path: {
+                /** @description the batch */
+                id: components["schemas"]["BatchId"];
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description A `BatchResult` a line. */
+            200: {
+                headers: {
+                    /** @description `running`, `cancelling` or `ended` */
+                    "Sluice-Batch-State"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/jsonl": components["schemas"]["BatchResult"];
+                };
+            };
+            /** @description `bad_parameter`, `bad_id`, `bad_cursor`, `bad_header`, `duplicate_header`, `malformed_json`, `bad_body` */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `unauthorized` */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `forbidden` */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `no_such_batch` */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `too_many_requests`; try again after `Retry-After` */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `internal` */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `truth_unavailable`, `busy`; try again after `Retry-After` */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     list_deliveries: {
         parameters: {
             query?: {
@@ -3567,6 +4259,8 @@ export interface operations {
             query?: {
                 /** @description only this account */
                 account?: string;
+                /** @description only of this batch */
+                batch?: components["schemas"]["BatchId"];
                 /** @description only of this client */
                 client?: string;
                 /** @description `next_cursor` of the page before */
