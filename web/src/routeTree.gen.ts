@@ -20,6 +20,9 @@ import { Route as AppBatchesIndexRouteImport } from "./routes/_app.batches.index
 import { Route as AppBatchesIdRouteImport } from "./routes/_app.batches.$id";
 import { Route as AppJobsIndexRouteImport } from "./routes/_app.jobs.index";
 import { Route as AppJobsIdRouteImport } from "./routes/_app.jobs.$id";
+import { Route as AppWebhooksIndexRouteImport } from "./routes/_app.webhooks.index";
+import { Route as AppWebhooksIdRouteImport } from "./routes/_app.webhooks.$id";
+import { Route as AppWebhooksDeliveriesIdRouteImport } from "./routes/_app.webhooks.deliveries.$id";
 
 const AppRoute = AppRouteImport.update({
   id: "/_app",
@@ -75,6 +78,21 @@ const AppJobsIdRoute = AppJobsIdRouteImport.update({
   path: "/jobs/$id",
   getParentRoute: () => AppRoute,
 } as any);
+const AppWebhooksIndexRoute = AppWebhooksIndexRouteImport.update({
+  id: "/webhooks/",
+  path: "/webhooks/",
+  getParentRoute: () => AppRoute,
+} as any);
+const AppWebhooksIdRoute = AppWebhooksIdRouteImport.update({
+  id: "/webhooks/$id",
+  path: "/webhooks/$id",
+  getParentRoute: () => AppRoute,
+} as any);
+const AppWebhooksDeliveriesIdRoute = AppWebhooksDeliveriesIdRouteImport.update({
+  id: "/webhooks/deliveries/$id",
+  path: "/webhooks/deliveries/$id",
+  getParentRoute: () => AppRoute,
+} as any);
 
 export interface FileRoutesByFullPath {
   "/": typeof AppIndexRoute;
@@ -85,8 +103,11 @@ export interface FileRoutesByFullPath {
   "/workers": typeof AppWorkersRoute;
   "/batches/$id": typeof AppBatchesIdRoute;
   "/jobs/$id": typeof AppJobsIdRoute;
+  "/webhooks/$id": typeof AppWebhooksIdRoute;
   "/batches/": typeof AppBatchesIndexRoute;
   "/jobs/": typeof AppJobsIndexRoute;
+  "/webhooks/": typeof AppWebhooksIndexRoute;
+  "/webhooks/deliveries/$id": typeof AppWebhooksDeliveriesIdRoute;
 }
 export interface FileRoutesByTo {
   "/sign-in": typeof SignInRoute;
@@ -97,8 +118,11 @@ export interface FileRoutesByTo {
   "/": typeof AppIndexRoute;
   "/batches/$id": typeof AppBatchesIdRoute;
   "/jobs/$id": typeof AppJobsIdRoute;
+  "/webhooks/$id": typeof AppWebhooksIdRoute;
   "/batches": typeof AppBatchesIndexRoute;
   "/jobs": typeof AppJobsIndexRoute;
+  "/webhooks": typeof AppWebhooksIndexRoute;
+  "/webhooks/deliveries/$id": typeof AppWebhooksDeliveriesIdRoute;
 }
 export interface FileRoutesById {
   __root__: typeof rootRouteImport;
@@ -111,8 +135,11 @@ export interface FileRoutesById {
   "/_app/": typeof AppIndexRoute;
   "/_app/batches/$id": typeof AppBatchesIdRoute;
   "/_app/jobs/$id": typeof AppJobsIdRoute;
+  "/_app/webhooks/$id": typeof AppWebhooksIdRoute;
   "/_app/batches/": typeof AppBatchesIndexRoute;
   "/_app/jobs/": typeof AppJobsIndexRoute;
+  "/_app/webhooks/": typeof AppWebhooksIndexRoute;
+  "/_app/webhooks/deliveries/$id": typeof AppWebhooksDeliveriesIdRoute;
 }
 export interface FileRouteTypes {
   fileRoutesByFullPath: FileRoutesByFullPath;
@@ -125,8 +152,11 @@ export interface FileRouteTypes {
     | "/workers"
     | "/batches/$id"
     | "/jobs/$id"
+    | "/webhooks/$id"
     | "/batches/"
-    | "/jobs/";
+    | "/jobs/"
+    | "/webhooks/"
+    | "/webhooks/deliveries/$id";
   fileRoutesByTo: FileRoutesByTo;
   to:
     | "/sign-in"
@@ -137,8 +167,11 @@ export interface FileRouteTypes {
     | "/"
     | "/batches/$id"
     | "/jobs/$id"
+    | "/webhooks/$id"
     | "/batches"
-    | "/jobs";
+    | "/jobs"
+    | "/webhooks"
+    | "/webhooks/deliveries/$id";
   id:
     | "__root__"
     | "/_app"
@@ -150,8 +183,11 @@ export interface FileRouteTypes {
     | "/_app/"
     | "/_app/batches/$id"
     | "/_app/jobs/$id"
+    | "/_app/webhooks/$id"
     | "/_app/batches/"
-    | "/_app/jobs/";
+    | "/_app/jobs/"
+    | "/_app/webhooks/"
+    | "/_app/webhooks/deliveries/$id";
   fileRoutesById: FileRoutesById;
 }
 export interface RootRouteChildren {
@@ -238,6 +274,27 @@ declare module "@tanstack/react-router" {
       preLoaderRoute: typeof AppJobsIdRouteImport;
       parentRoute: typeof AppRoute;
     };
+    "/_app/webhooks/": {
+      id: "/_app/webhooks/";
+      path: "/webhooks";
+      fullPath: "/webhooks/";
+      preLoaderRoute: typeof AppWebhooksIndexRouteImport;
+      parentRoute: typeof AppRoute;
+    };
+    "/_app/webhooks/$id": {
+      id: "/_app/webhooks/$id";
+      path: "/webhooks/$id";
+      fullPath: "/webhooks/$id";
+      preLoaderRoute: typeof AppWebhooksIdRouteImport;
+      parentRoute: typeof AppRoute;
+    };
+    "/_app/webhooks/deliveries/$id": {
+      id: "/_app/webhooks/deliveries/$id";
+      path: "/webhooks/deliveries/$id";
+      fullPath: "/webhooks/deliveries/$id";
+      preLoaderRoute: typeof AppWebhooksDeliveriesIdRouteImport;
+      parentRoute: typeof AppRoute;
+    };
   }
 }
 
@@ -249,8 +306,11 @@ interface AppRouteChildren {
   AppIndexRoute: typeof AppIndexRoute;
   AppBatchesIdRoute: typeof AppBatchesIdRoute;
   AppJobsIdRoute: typeof AppJobsIdRoute;
+  AppWebhooksIdRoute: typeof AppWebhooksIdRoute;
   AppBatchesIndexRoute: typeof AppBatchesIndexRoute;
   AppJobsIndexRoute: typeof AppJobsIndexRoute;
+  AppWebhooksIndexRoute: typeof AppWebhooksIndexRoute;
+  AppWebhooksDeliveriesIdRoute: typeof AppWebhooksDeliveriesIdRoute;
 }
 
 const AppRouteChildren: AppRouteChildren = {
@@ -261,8 +321,11 @@ const AppRouteChildren: AppRouteChildren = {
   AppIndexRoute: AppIndexRoute,
   AppBatchesIdRoute: AppBatchesIdRoute,
   AppJobsIdRoute: AppJobsIdRoute,
+  AppWebhooksIdRoute: AppWebhooksIdRoute,
   AppBatchesIndexRoute: AppBatchesIndexRoute,
   AppJobsIndexRoute: AppJobsIndexRoute,
+  AppWebhooksIndexRoute: AppWebhooksIndexRoute,
+  AppWebhooksDeliveriesIdRoute: AppWebhooksDeliveriesIdRoute,
 };
 
 const AppRouteWithChildren = AppRoute._addFileChildren(AppRouteChildren);

@@ -1,18 +1,11 @@
-import { Button, Grid, Group, Stack, Table, Text, Title, VisuallyHidden } from "@mantine/core";
+import { Button, Grid, Group, Stack, Table, Text, Title } from "@mantine/core";
 import { useQuery } from "@tanstack/react-query";
 import { createFileRoute, Link } from "@tanstack/react-router";
 import type { ReactNode } from "react";
 import { useTranslation } from "react-i18next";
 import { ApiError, type Batch } from "@/api/client";
 import { batchQuery } from "@/api/queries";
-import {
-  BatchBadge,
-  BatchBar,
-  CancelBatch,
-  countsOf,
-  DownloadResults,
-  Estimate,
-} from "@/components/batch";
+import { BatchBadge, BatchBar, CancelBatch, countsOf, DownloadResults, Estimate } from "@/components/batch";
 import { Copy, Details, Empty, Page, Pill, Rows, Section } from "@/components/parts";
 import { TableCard } from "@/components/table-card";
 import { dateTime, duration, number, useNow } from "@/lib/format";
@@ -115,8 +108,12 @@ function Progress({ batch }: { batch: Batch }) {
               <Pill color={color}>{t(`state.${state}`)}</Pill>
               <div className="num">
                 {count > 0 ? (
-                  <Link to="/jobs" search={{ batch: batch.id, state: [state] }} className="text-link">
-                    <VisuallyHidden>{t(`state.${state}`)} </VisuallyHidden>
+                  <Link
+                    to="/jobs"
+                    search={{ batch: batch.id, state: [state] }}
+                    className="text-link"
+                    aria-label={`${t(`state.${state}`)} ${number(count)}`}
+                  >
                     {number(count)}
                   </Link>
                 ) : (
