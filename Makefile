@@ -36,7 +36,7 @@ services-stop: ## Stop them, and keep their data
 
 ## Check
 
-.PHONY: test it fault limits test-web screenshots
+.PHONY: test it fault limits webhooks test-web screenshots
 test: needs-cargo web ## Run all tests, against services of their own
 	@deploy/dev/test.sh all
 it: needs-cargo web ## Run the end-to-end tests only
@@ -51,6 +51,8 @@ screenshots: needs-cargo web ## Take the pictures in docs/screenshots anew
 	cd web && SLUICE_TEST_CHROMIUM=$$(command -v chromium) npx playwright test --project screenshots
 limits: needs-cargo web ## Run the test of limits at full size, and print how much of each was used
 	@deploy/dev/test.sh limits
+webhooks: needs-cargo web ## Run the fault test of webhooks at full size: 10,000 deliveries, 30 % of which fail
+	@deploy/dev/test.sh webhooks
 
 .PHONY: lint
 lint: needs-cargo web cargo-deny ## Run every linter; warnings are errors
@@ -67,6 +69,10 @@ endif
 .PHONY: bench
 bench: needs-cargo web ## Measure it, against services of its own: ARGS='...' goes to sluice-bench
 	@deploy/dev/bench.sh $(ARGS)
+
+.PHONY: bench-gateway
+bench-gateway: needs-cargo web ## Measure what a call of an SDK costs on its way through, beside the same call without it
+	@deploy/dev/bench.sh gateway $(ARGS)
 
 .PHONY: bench-routing
 bench-routing: needs-cargo ## Compare the strategies in virtual time: the table of docs/routing.md

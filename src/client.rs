@@ -4,6 +4,7 @@
 //! Methods make one request each and say what happened; [`Client::submit`] and [`Client::wait`]
 //! also bear a server that goes away for a while, since both are safe to repeat.
 
+mod changes;
 mod error;
 mod query;
 mod wire;
@@ -24,6 +25,7 @@ use sluice_shared::{
 use url::Url;
 use uuid::Uuid;
 
+pub use changes::Changes;
 pub use error::{ClientError, KeySource};
 pub use query::{ForecastQuery, JobQuery};
 

@@ -3,13 +3,15 @@
 //! `run` measures Sluice as real processes of its release binary, round by round in turn with the
 //! [`limit`] program, and prints one table of figures, ratios and bars. `inflight` holds many jobs
 //! in flight at once, and `scale` dispatches for many accounts from a large backlog. `lanes` has
-//! one lane beside one that is blocked. `routing`
+//! one lane beside one that is blocked. `gateway` is what an SDK's call costs,
+//! and `warm` what the Claude CLI does. `routing`
 //! compares the strategies in virtual time, and starts nothing.
 //! `deploy/dev/bench.sh` builds all and starts private services for it. Load
 //! goes to this machine only, is bounded in count and in time, and what is started here is stopped
 //! on every way out.
 
 mod deployment;
+mod gateway;
 mod http;
 mod inflight;
 mod lanes;
@@ -24,8 +26,10 @@ mod run;
 mod scale;
 mod services;
 mod stats;
+mod upstream;
 mod usage;
 mod verify;
+mod warm;
 
 use std::{
     io::{self, Write as _},
@@ -63,6 +67,10 @@ enum Command {
     Scale(scale::ScaleArgs),
     /// Start jobs of one lane while thousands wait in another.
     Lanes(lanes::LanesArgs),
+    /// Pass chat completions on to an upstream that answers at once, beside the upstream itself.
+    Gateway(gateway::GatewayArgs),
+    /// Run prompts by the Claude CLI, with a process of its own for each and with one that is kept.
+    Warm(warm::WarmArgs),
     Routing(routing::RoutingArgs),
 }
 
@@ -77,6 +85,8 @@ async fn main() -> ExitCode {
         Command::Inflight(args) => &args.common,
         Command::Scale(args) => &args.common,
         Command::Lanes(args) => &args.common,
+        Command::Gateway(args) => &args.common,
+        Command::Warm(args) => &args.common,
         Command::Routing(args) => {
             return match writeln!(io::stdout(), "{}", routing::table(args)) {
                 Ok(()) => ExitCode::SUCCESS,
@@ -110,6 +120,12 @@ async fn measure(command: &Command) -> Result<ExitCode> {
         ),
         Command::Scale(args) => finish(&scale::scale(args).await?, &args.common, args.start.check),
         Command::Lanes(args) => finish(&lanes::lanes(args).await?, &args.common, args.start.check),
+        Command::Gateway(args) => finish(
+            &gateway::gateway(args).await?,
+            &args.common,
+            args.start.check,
+        ),
+        Command::Warm(args) => finish(&warm::warm(args).await?, &args.common, args.start.check),
         // It measures nothing of this machine.
         Command::Routing(_) => Ok(ExitCode::SUCCESS),
     }

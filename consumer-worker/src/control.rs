@@ -5,13 +5,16 @@ use std::{sync::Arc, time::Duration};
 use sluice_shared::message::Control;
 use tokio::{task::JoinSet, time::Instant};
 
-use crate::{engine::Engine, test_call};
+use crate::{count_call, engine::Engine, test_call};
 
 /// How long to wait after the broker refused.
 const PAUSE: Duration = Duration::from_secs(5);
 
 /// Tests of accounts at once, at most; the others are not made, which whoever asked will see.
 const MOST_TESTS: usize = 8;
+
+/// Tests and counts at once, at most; a count comes with every call of some clients.
+const MOST_CALLS: usize = 64;
 
 /// Does what it is told until the broker is closed.
 pub(crate) async fn run(engine: Arc<Engine>) {
@@ -47,6 +50,17 @@ fn obey(engine: &Arc<Engine>, control: Control, tests: &mut JoinSet<()>) {
             while tests.try_join_next().is_some() {}
             if worker == engine.name && tests.len() < MOST_TESTS {
                 tests.spawn(test_call::run(engine.clone(), account, test));
+            }
+        }
+        Control::Count {
+            worker,
+            account,
+            answer,
+            request,
+        } => {
+            while tests.try_join_next().is_some() {}
+            if worker == engine.name && tests.len() < MOST_CALLS {
+                tests.spawn(count_call::run(engine.clone(), account, answer, request));
             }
         }
     }

@@ -16,6 +16,7 @@ mod account;
 mod attempt;
 mod consume;
 mod control;
+mod count_call;
 mod engine;
 mod hands;
 mod health;

@@ -7,6 +7,8 @@
 #   bench.sh inflight [ARG...]    10,000 jobs in flight at once on one worker process
 #   bench.sh scale [ARG...]       dispatching for 1,000 accounts out of 1,000,000 waiting jobs
 #   bench.sh lanes [ARG...]       how soon a job starts while 10,000 others wait for an account that is full
+#   bench.sh gateway [ARG...]     calls of an SDK through it, beside the same calls without it
+#   bench.sh warm --claude PATH   prompts by the Claude CLI, with a process for each and with a kept one
 #
 # ARGs go to sluice-bench; `bench.sh run --help` lists them. A quick look: bench.sh --repeat 1 --jobs 20000
 # SLUICE_BENCH_DIR holds all data while it runs (default: .sluice-dev/bench in the repository); it must be on a disk.
@@ -19,7 +21,7 @@ services=("$root/deploy/dev/services.sh" --dir "$dir/services")
 
 command=run
 case ${1-} in
-    run | limit | inflight | scale | lanes) command=$1 && shift ;;
+    run | limit | inflight | scale | lanes | gateway | warm) command=$1 && shift ;;
     -h | --help) sed -n '2,/^set/{s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" && exit ;;
 esac
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Finds the programs that development needs, and installs the Debian packages of those that are missing.
 #
-#   packages.sh NAME...     install what is missing of: compiler postgres rabbitmq redis chromium
+#   packages.sh NAME...     install what is missing of: compiler postgres rabbitmq redis python chromium
 #
 # Sourced by the other scripts here, it only defines the functions that find things.
 set -euo pipefail
@@ -30,6 +30,9 @@ redis_server() { command -v redis-server; }
 
 chromium_browser() { command -v chromium; }
 
+# One that can make virtual environments with pip in them, which Debian packages apart.
+python_with_venv() { python3 -c 'import ensurepip, venv' 2>/dev/null; }
+
 c_compiler() { command -v cc && printf '#include <stdlib.h>\n' | cc -E - -o /dev/null 2>/dev/null; }
 
 packages_of() {
@@ -38,6 +41,7 @@ packages_of() {
         postgres) postgres_bin >/dev/null || echo postgresql ;;
         rabbitmq) rabbitmq_server >/dev/null || echo rabbitmq-server ;;
         redis) redis_server >/dev/null || echo redis-server ;;
+        python) python_with_venv >/dev/null 2>&1 || echo python3 python3-venv ;;
         # With a font for the pages that are in Chinese.
         chromium) chromium_browser >/dev/null || echo chromium fonts-wqy-microhei ;;
         *) echo "packages.sh: unknown name '$1'" >&2 && return 64 ;;

@@ -5,12 +5,14 @@
 #   test.sh [all|it|fault|web]  all tests; the end-to-end tests; of those, the ones that kill services and processes;
 #                               the tests of the web interface, in Chromium
 #   test.sh limits              the test of limits at full size: 3 API and 6 worker processes, 12 accounts, 5 minutes
+#   test.sh webhooks            the fault test of webhooks at full size: 10,000 to a receiver that fails 30 % of the time
 #
 # The tests find in their environment:
 #   SLUICE_POSTGRES__URL, SLUICE_RABBITMQ__URL, SLUICE_RABBITMQ__MANAGEMENT_URL, SLUICE_REDIS__URL
 #   SLUICE_TEST_SERVICES_SH     the script that manages services
 #   SLUICE_TEST_SERVICES_DIR    its --dir for the set above; a sibling directory is a set of a test's own
 #   SLUICE_TEST_CLAUDE_BIN      the real Claude CLI
+#   SLUICE_TEST_SDK_PYTHON      a Python with the official SDKs of OpenAI and Anthropic
 #   SLUICE_TEST_BINARY          sluice itself, where it is not of the same build as the tests
 #   SLUICE_HOME                 an empty folder, so that none touches the developer's
 
@@ -25,6 +27,7 @@ from=$SECONDS
 # As in .config/nextest.toml.
 readonly FAULT='(^|::|_)faults?(::|_|$)'
 readonly LIMITS=no_window_is_exceeded_and_nearly_all_of_it_is_used_whatever_is_killed
+readonly WEBHOOKS=every_webhook_arrives_though_the_receiver_fails_and_the_api_is_killed
 readonly CLAUDE_VERSION=2.1.208
 
 selection=${1:-all}
@@ -36,7 +39,10 @@ case $selection in
     limits)
         nextest=(--success-output final -E 'binary(it) & test(/^limits::fault::/)') cargo_test=(--test it "limits::fault::$LIMITS")
         ;;
-    *) echo "usage: test.sh [all|it|fault|web|limits]" >&2 && exit 64 ;;
+    webhooks)
+        nextest=(--success-output final -E "binary(it) & test(=fault::webhooks::$WEBHOOKS)") cargo_test=(--test it "fault::webhooks::$WEBHOOKS")
+        ;;
+    *) echo "usage: test.sh [all|it|fault|web|limits|webhooks]" >&2 && exit 64 ;;
 esac
 if [[ -t 1 ]]; then export CARGO_TERM_COLOR=always; fi
 
@@ -93,15 +99,45 @@ install_claude() {
     claude=
 }
 
+# The SDKs of tests/sdk, in a virtual environment that is made anew when they change.
+install_sdks() {
+    local venv=$work/sdk-venv wanted=tests/sdk/requirements.txt
+    sdk_python=$venv/bin/python
+    cmp -s "$wanted" "$venv/installed.txt" && "$sdk_python" --version >/dev/null 2>&1 && return
+    if rm -rf "$venv" && python3 -m venv "$venv" &&
+        "$sdk_python" -m pip --disable-pip-version-check install --quiet --requirement "$wanted" >&2; then
+        cp "$wanted" "$venv/installed.txt"
+        return
+    fi
+    echo "The Python SDKs could not be installed: the tests that need them will fail." >&2
+    sdk_python=
+}
+
+# The public libraries that verify webhooks, where the tests look for them.
+install_verifiers() {
+    local prefix=$work/verifiers from=$root/tests/verifiers
+    mkdir -p "$prefix"
+    cmp -s "$from/package-lock.json" "$prefix/package-lock.json" && [[ -d $prefix/node_modules && -d $prefix/venv ]] && return
+    cp "$from"/package*.json "$prefix"
+    if npm ci --prefix "$prefix" --no-audit --no-fund --no-update-notifier --loglevel=error >&2 \
+        && python3 -m venv "$prefix/venv" && "$prefix/venv/bin/pip" install --quiet -r "$from/requirements.txt" >&2; then
+        return
+    fi
+    rm -rf "$prefix"
+    echo "The libraries that verify webhooks could not be installed: the tests that need them will fail." >&2
+}
+
 set_environment() {
     local variable line
     for variable in "${!SLUICE_@}"; do unset "$variable"; done
     while IFS= read -r line; do export "${line?}"; done < <("$services" --dir "$run/services" env)
     export SLUICE_TEST_SERVICES_SH=$services SLUICE_TEST_SERVICES_DIR=$run/services SLUICE_HOME=$run/home
+    if [[ -n $sdk_python ]]; then export SLUICE_TEST_SDK_PYTHON=$sdk_python; fi
     if [[ -n $claude ]]; then export SLUICE_TEST_CLAUDE_BIN=$claude; fi
     if [[ $selection == limits ]]; then
         export SLUICE_TEST_SIZE=full SLUICE_TEST_BINARY=${CARGO_TARGET_DIR:-$root/target}/release/sluice
     fi
+    if [[ $selection == webhooks ]]; then export SLUICE_TEST_SIZE=full; fi
     # A proxy that the machine uses for the network must not get what goes to a loopback address.
     export NO_PROXY="127.0.0.1,localhost${NO_PROXY:+,$NO_PROXY}"
     # No test may spend what is in the developer's environment.
@@ -159,7 +195,7 @@ if [[ $selection == web ]]; then
     in_browser
     exit
 fi
-"$packages" compiler postgres rabbitmq redis
+"$packages" compiler postgres rabbitmq redis python
 if [[ $selection == all ]]; then "$packages" chromium; fi
 
 mkdir -p "$work"
@@ -176,6 +212,8 @@ trap 'exit 143' TERM HUP
 "$services" --dir "$run/services" start {lock}>&- &
 starting=$!
 install_claude
+install_sdks
+install_verifiers
 if cargo nextest --version >/dev/null 2>&1; then
     runner=with_nextest
     cargo nextest run --workspace --no-run

@@ -15,6 +15,9 @@ mod m0004_routing;
 mod m0005_clients;
 mod m0006_webhooks;
 mod m0007_batches;
+mod m0008_dependencies;
+mod m0009_schedules;
+mod m0010_files;
 
 /// Every migration, oldest first.
 #[derive(Debug)]
@@ -33,6 +36,9 @@ impl MigratorTrait for Migrator {
             Box::new(m0005_clients::Migration),
             Box::new(m0006_webhooks::Migration),
             Box::new(m0007_batches::Migration),
+            Box::new(m0008_dependencies::Migration),
+            Box::new(m0009_schedules::Migration),
+            Box::new(m0010_files::Migration),
         ]
     }
 }

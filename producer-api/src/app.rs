@@ -20,6 +20,7 @@ use crate::{
     batches::{self, Batches},
     cooling::{self, Cooling},
     decisions::Decisions,
+    dependents::{self, Dependents},
     dispatcher::{self, Backlog, Publishing},
     feed::{Feed, Outbox},
     forecast::Measures,
@@ -28,6 +29,7 @@ use crate::{
     reaper,
     roster::{self, Roster},
     routes::Routes,
+    schedules,
     store::{Store, StoreError, Verdict},
     submitter::{Groups, Submitter},
     waiters::Waiters,
@@ -64,6 +66,8 @@ pub struct App {
     pub decisions: Decisions,
     /// The bell of what is done about batches.
     pub batches: Batches,
+    /// Jobs that have ended with others behind them.
+    pub dependents: Dependents,
     /// Who waits for which job.
     pub waiters: Waiters,
     /// Which workers are there.
@@ -142,6 +146,7 @@ impl App {
                 self.tell(settled.moved);
                 self.waiters.answered(verdicts, &settled.ended);
                 self.ended(settled.ended.into_iter());
+                self.dependents.add(settled.parents);
                 if !settled.batches.is_empty() {
                     self.batches.wake();
                 }
@@ -316,6 +321,8 @@ pub async fn serve(
     spawn(Box::pin(reaper::run(app.clone(), stop.clone())));
     spawn(Box::pin(webhooks::run(app.clone(), stop.clone())));
     spawn(Box::pin(batches::run(app.clone(), stop.clone())));
+    spawn(Box::pin(dependents::run(app.clone(), stop.clone())));
+    spawn(Box::pin(schedules::run(app.clone(), stop.clone())));
     let served = http::serve(app.clone(), listener, shutdown).await;
     stop.cancel();
     let publishing = app.publishing.clone();
@@ -365,6 +372,7 @@ pub(crate) fn assemble(parts: Parts) -> Assembled {
         routes: Routes::new(config.dispatch.strategy),
         decisions: Decisions::default(),
         batches: Batches::default(),
+        dependents: Dependents::default(),
         waiters: Waiters::default(),
         workers: Workers::default(),
         keys: Keys::default(),

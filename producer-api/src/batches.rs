@@ -57,6 +57,9 @@ pub async fn run(app: Arc<App>, shutdown: CancellationToken) {
             if let Err(error) = app.store.sweep_stages(now - STALE).await {
                 tracing::debug!(%error, "broken-off uploads could not be forgotten");
             }
+            if let Err(error) = app.store.sweep_files(now - STALE).await {
+                tracing::debug!(%error, "broken-off files could not be forgotten");
+            }
         }
         let worked = match look(&app).await {
             Ok(worked) => worked,
@@ -93,6 +96,7 @@ async fn look(app: &App) -> Result<bool, StoreError> {
     for batch in app.store.end_batches(clock::now()).await? {
         tracing::info!(batch = %batch.id, client = batch.client, "a batch has ended");
         metrics::counter!("sluice_batches_ended_total").increment(1);
+        app.webhooks.ring();
     }
     Ok(worked)
 }
@@ -112,6 +116,7 @@ async fn feed(app: &App, batch: &BatchRow) -> Result<bool, StoreError> {
         .into_iter()
         .partition(|(_, state)| state.is_terminal());
     app.tell(waiting);
+    app.dependents.add(fed.parents);
     app.ended(ended.into_iter());
     Ok(jobs > 0)
 }

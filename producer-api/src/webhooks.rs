@@ -52,6 +52,9 @@ const GRACE: Duration = Duration::from_secs(5);
 /// How often old deliveries are forgotten.
 const FORGET: Duration = Duration::from_secs(60);
 
+/// Groups of them forgotten between two passes, at most.
+const FORGET_GROUPS: usize = 8;
+
 /// Outcomes kept in one transaction, at most.
 const GROUP: usize = 256;
 
@@ -165,13 +168,18 @@ pub async fn run(app: Arc<App>, shutdown: CancellationToken) {
 
 async fn forget(app: &App, now: Time) -> Time {
     let before = now - app.config.webhooks.keep.0;
-    match app.store.forget_deliveries(before).await {
-        // There is more: do not rest.
-        Ok(true) => return Time::EPOCH,
-        Ok(false) => {}
-        Err(error) => tracing::debug!(%error, "old deliveries could not be forgotten"),
+    for _ in 0..FORGET_GROUPS {
+        match app.store.forget_deliveries(before).await {
+            Ok(true) => {}
+            Ok(false) => return now,
+            Err(error) => {
+                tracing::debug!(%error, "old deliveries could not be forgotten");
+                return now;
+            }
+        }
     }
-    now
+    // There is more: go on after the next pass.
+    Time::EPOCH
 }
 
 impl Post {

@@ -5,6 +5,7 @@ mod accounts;
 mod batches;
 mod dashboard;
 mod routing;
+mod schedules;
 mod webhooks;
 
 use std::{borrow::Cow, collections::BTreeMap};
@@ -26,6 +27,7 @@ pub use self::{
         AccountStatus, Candidate, DispatchChoice, Dispatched, Explanation, JobCount, LaneStatus,
         NewRouting, QueueStatus, RoutingSource, RoutingView, StepView, Waiting,
     },
+    schedules::{Missed, NewSchedule, ScheduleChange, ScheduleList, ScheduleRun, ScheduleView},
     webhooks::{
         CreatedWebhook, DeliveryDetail, DeliveryPage, DeliveryState, DeliveryTry, DeliveryView,
         JobEvent, JobWebhook, NewWebhook, Replay, Replayed, SecretRotation, WebhookChange,
@@ -33,8 +35,8 @@ pub use self::{
     },
 };
 use crate::domain::{
-    AccountId, BatchId, Cause, Completion, Delivery, Figure, JobId, Kind, Message, Quota, Span,
-    State, Time, Usage,
+    AccountId, BatchId, Cause, Completion, Delivery, Figure, JobId, Kind, Message, OnParentFailure,
+    Quota, Span, State, Time, Usage,
 };
 
 /// A job to run. Give either `prompt` or `messages`; all else is optional.
@@ -96,6 +98,13 @@ pub struct NewJob {
     /// Where else it may run, and when; one after the other. At most 8.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub fallbacks: Vec<NewFallback>,
+    /// Jobs that must have ended before it may run, at most 100. In its texts, `{{ results[0] }}` or
+    /// `{{ results.ID }}` stands for the text of such a job's result.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub after: Vec<JobId>,
+    /// What becomes of it when a job in `after` does not succeed. Default `fail`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub on_parent_failure: Option<OnParentFailure>,
     /// Yours: kept with the job and searchable. At most 32 entries.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub metadata: BTreeMap<String, String>,
@@ -209,7 +218,8 @@ pub struct JobView {
     /// job is read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waiting_until: Option<Time>,
-    /// Why all accounts that may run it are out; only when one job is read.
+    /// Why all accounts that may run it are out, or that it waits for the jobs in `after`; only when
+    /// one job is read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waiting_for: Option<String>,
     /// If it has not begun by this time, it ends `expired`.
@@ -234,6 +244,9 @@ pub struct JobView {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     pub request: Option<serde_json::Value>,
+    /// The jobs that it comes after; only when one job is read.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub after: Vec<JobId>,
     /// Every attempt that has ended, oldest first; only when one job is read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attempts: Option<Vec<AttemptView>>,

@@ -38,13 +38,14 @@ use crate::domain::{AccountId, Span, route::Strategy};
 pub const DEFAULTS: &str = include_str!("../../sluice.default.toml");
 
 /// Environment variables with the prefix `SLUICE_` that are no settings.
-const NOT_SETTINGS: [&str; 6] = [
+const NOT_SETTINGS: [&str; 7] = [
     "home",
     "url",
     "api_key",
     "config",
     "master_key",
     "master_key_file",
+    "webhook_secret",
 ];
 
 /// The whole configuration.

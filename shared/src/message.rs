@@ -96,7 +96,7 @@ pub struct Replies {
 }
 
 /// What the API tells the workers.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "control", rename_all = "snake_case")]
 pub enum Control {
     /// Stop this attempt.
@@ -117,6 +117,18 @@ pub enum Control {
         /// The stream of the answer.
         test: JobId,
     },
+    /// Ask an account's provider how many tokens a request has, and say it as a [`Counted`] in the
+    /// live stream of this name.
+    Count {
+        /// The worker that is meant; the others do nothing.
+        worker: String,
+        /// The account.
+        account: AccountId,
+        /// The stream of the answer.
+        answer: JobId,
+        /// What is counted.
+        request: Box<Request>,
+    },
     /// Give back what is on its way to this account and not begun.
     Cooling {
         /// Which account.
@@ -127,8 +139,28 @@ pub enum Control {
     },
 }
 
-/// A control message with the schema's version.
+/// What a provider says about the size of a request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Counted {
+    /// It has so many tokens.
+    Tokens {
+        /// Of input.
+        input_tokens: u64,
+    },
+    /// It did not count.
+    Refused {
+        /// A stable code.
+        code: String,
+        /// The provider's words.
+        detail: String,
+        /// The request is at fault, so that asking again is of no use.
+        rejected: bool,
+    },
+}
+
+/// A control message with the schema's version.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ControlMessage {
     /// The schema's version.
     pub v: u8,

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 use sluice_shared::{
-    api::{NewFallback, NewJob},
+    api::{JobWebhook, NewFallback, NewJob},
     domain::{AccountId, Delivery, Span, Time},
 };
 
@@ -78,6 +78,10 @@ pub(crate) struct JobOptions {
     #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
     metadata: Vec<(String, String)>,
 
+    /// Whom to tell of its end, by a signed webhook
+    #[arg(long, value_name = "URL")]
+    webhook: Option<String>,
+
     /// A provider parameter, such as temperature=0.2; may be given again
     #[arg(long = "param", value_name = "KEY=JSON", value_parser = key_json)]
     params: Vec<(String, Value)>,
@@ -119,6 +123,12 @@ impl JobOptions {
         job.delivery = job
             .delivery
             .or(self.at_most_once.then_some(Delivery::AtMostOnce));
+        if job.webhook.is_none() {
+            job.webhook = self.webhook.as_ref().map(|url| JobWebhook {
+                url: url.clone(),
+                events: Vec::new(),
+            });
+        }
         for (key, value) in &self.metadata {
             job.metadata
                 .entry(key.clone())

@@ -12,6 +12,7 @@ mod job_options;
 mod job_view;
 pub(crate) mod keys;
 pub(crate) mod list;
+pub(crate) mod listen;
 pub(crate) mod migrate;
 pub(crate) mod plan;
 pub(crate) mod retry;

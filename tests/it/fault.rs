@@ -3,6 +3,7 @@
 
 mod load;
 mod verdict;
+mod webhooks;
 
 use std::{sync::Arc, time::Duration};
 

@@ -14,5 +14,6 @@ mod fault;
 mod harness;
 mod limits;
 mod promises;
+mod receiver;
 mod stub;
 mod tidy;

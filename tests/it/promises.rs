@@ -6,6 +6,7 @@ mod accounts;
 mod bad_input;
 mod batches;
 mod cancel;
+mod dependencies;
 mod fairness;
 mod forecast;
 mod happy_path;
@@ -16,9 +17,13 @@ mod observability;
 mod quotas;
 mod retries;
 mod runtime_accounts;
+mod schedules;
+mod sdk_batches;
+mod sdks;
 mod secrets;
 mod shutdown;
 mod times;
+mod webhooks;
 
 /// Two accounts that answer at once.
 const TWO_ACCOUNTS: &str = r#"

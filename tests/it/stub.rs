@@ -80,6 +80,7 @@ impl Stub {
         let (started, address) = oneshot::channel();
         let router = Router::new()
             .route("/v1/messages", post(messages))
+            .route("/v1/messages/count_tokens", post(count))
             .route("/v1/chat/completions", post(completions))
             .route("/v1/traces", post(traces))
             // The CLI warms its connection up.
@@ -240,6 +241,12 @@ async fn messages(
         events.iter().map(event).collect()
     })
     .await
+}
+
+/// Each word is a token.
+async fn count(body: Json<Value>) -> Json<Value> {
+    let tokens = last_words(&body).split_whitespace().count();
+    Json(json!({ "input_tokens": tokens }))
 }
 
 async fn completions(

@@ -21,7 +21,7 @@ use super::{
     api_error::ApiError,
     credential::{self, API_KEY},
     http::{self, Endpoint, Events},
-    limits,
+    limits, params,
     secrets::Secrets,
     stop::Stop,
 };
@@ -29,6 +29,16 @@ use super::{
 const BASE_URL: &str = "https://api.anthropic.com";
 /// The API has no default of its own.
 const MAX_TOKENS: u32 = 4096;
+/// What says how to answer is no part of a count, and is refused there.
+const NOT_COUNTED: [&str; 7] = [
+    "max_tokens",
+    "temperature",
+    "top_p",
+    "top_k",
+    "stop_sequences",
+    "metadata",
+    "service_tier",
+];
 
 /// An account at Anthropic's API.
 #[derive(Debug)]
@@ -100,8 +110,35 @@ impl Anthropic {
         }
     }
 
+    /// How many tokens the request has. It costs nothing, and has rate limits of its own.
+    pub(super) async fn count(&self, request: &Request) -> Result<u64, Outcome> {
+        #[derive(Deserialize)]
+        struct Size {
+            input_tokens: u64,
+        }
+        let mut body = self.fields(request)?;
+        for name in NOT_COUNTED {
+            body.remove(name);
+        }
+        let body = to_json(&body)?;
+        match self
+            .endpoint
+            .ask(&["messages", "count_tokens"], body)
+            .await?
+        {
+            Ok(Size { input_tokens }) => Ok(input_tokens),
+            Err(refusal) => Err(judge(&refusal.error, &refusal.headers, clock::now())),
+        }
+    }
+
     /// The request: the job's parameters as they are, under what is ours to say.
     fn body(&self, request: &Request) -> Result<Vec<u8>, Outcome> {
+        let mut body = self.fields(request)?;
+        body.insert("stream".into(), true.into());
+        to_json(&body)
+    }
+
+    fn fields(&self, request: &Request) -> Result<Map<String, Value>, Outcome> {
         let Some(model) = request.model.as_ref().or(self.default_model.as_ref()) else {
             return Err(Outcome::rejected(
                 "model_required",
@@ -114,16 +151,19 @@ impl Anthropic {
             .filter(|message| message.role != Role::System)
             .map(|message| json!({"role": message.role, "content": message.content}))
             .collect();
-        let mut body: Map<String, Value> = request.params.clone();
+        let mut body = params::for_anthropic(request.params.clone());
         body.entry("max_tokens").or_insert(self.max_tokens.into());
         body.insert("model".into(), model.as_str().into());
         body.insert("messages".into(), messages.into());
         if let Some(system) = request.system_text() {
             body.insert("system".into(), system.into());
         }
-        body.insert("stream".into(), true.into());
-        serde_json::to_vec(&body).map_err(|error| Outcome::failed("internal", error.to_string()))
+        Ok(body)
     }
+}
+
+fn to_json(body: &Map<String, Value>) -> Result<Vec<u8>, Outcome> {
+    serde_json::to_vec(body).map_err(|error| Outcome::failed("internal", error.to_string()))
 }
 
 /// One event of the stream; the kinds that say nothing to us are `Other`, new ones too.

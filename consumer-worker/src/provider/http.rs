@@ -16,8 +16,8 @@ use super::{
     sse::{Decoder, Event},
 };
 
-/// Of an error's body, no more than this is read.
-const ERROR_BYTES: usize = 64 * 1024;
+/// Of a body that is no stream, no more than this is read.
+const BODY_BYTES: usize = 64 * 1024;
 /// What an event may have beyond its text: the JSON around it.
 const EVENT_OVERHEAD: usize = 256 * 1024;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -77,12 +77,7 @@ impl Endpoint {
         body: Vec<u8>,
     ) -> Result<Result<Events, Refusal>, Outcome> {
         let response = self
-            .client
-            .post(self.url(path))
-            .headers(self.headers.clone())
-            .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
-            .body(body)
-            .send()
+            .send(path, body)
             .await
             .map_err(|error| Outcome::failed("connection", chain(&error.without_url())))?;
         if response.status() == StatusCode::OK {
@@ -90,6 +85,39 @@ impl Endpoint {
         } else {
             Ok(Err(Refusal::read(response).await))
         }
+    }
+
+    /// Posts `body` to `path` and gives the answer, which is one JSON document.
+    pub(super) async fn ask<T: serde::de::DeserializeOwned>(
+        &self,
+        path: &[&str],
+        body: Vec<u8>,
+    ) -> Result<Result<T, Refusal>, Outcome> {
+        let failed =
+            |error: reqwest::Error| Outcome::failed("connection", chain(&error.without_url()));
+        let mut response = self.send(path, body).await.map_err(failed)?;
+        if response.status() != StatusCode::OK {
+            return Ok(Err(Refusal::read(response).await));
+        }
+        let mut body = Vec::new();
+        while body.len() < BODY_BYTES
+            && let Some(chunk) = response.chunk().await.map_err(failed)?
+        {
+            body.extend_from_slice(&chunk);
+        }
+        serde_json::from_slice(&body)
+            .map(Ok)
+            .map_err(|error| Outcome::failed("bad_response", error.to_string()))
+    }
+
+    async fn send(&self, path: &[&str], body: Vec<u8>) -> Result<Response, reqwest::Error> {
+        self.client
+            .post(self.url(path))
+            .headers(self.headers.clone())
+            .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
+            .body(body)
+            .send()
+            .await
     }
 
     /// Asks for the list of models, which costs nothing, to see whether the key is accepted.
@@ -210,12 +238,12 @@ impl Refusal {
         let status = response.status();
         let headers = response.headers().clone();
         let mut body = Vec::new();
-        while body.len() < ERROR_BYTES
+        while body.len() < BODY_BYTES
             && let Ok(Some(chunk)) = response.chunk().await
         {
             body.extend_from_slice(&chunk);
         }
-        body.truncate(ERROR_BYTES);
+        body.truncate(BODY_BYTES);
         let mut error = ApiError::from_answer(status, &headers, &String::from_utf8_lossy(&body));
         // Not followed, for it would take the key along.
         if status.is_redirection()

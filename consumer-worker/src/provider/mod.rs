@@ -14,6 +14,7 @@ mod guardian;
 mod http;
 mod limits;
 mod openai;
+mod params;
 mod process;
 mod scratch;
 mod secrets;
@@ -217,6 +218,23 @@ impl Provider {
             ),
         };
         secrets.clean(outcome)
+    }
+
+    /// How many tokens a request has, by the provider's own count; a rejection where it has none.
+    ///
+    /// # Errors
+    /// What the call came to instead.
+    pub async fn count(&self, request: &Request) -> Result<u64, Outcome> {
+        match self {
+            Self::Anthropic(api) => {
+                let counted = Box::pin(api.count(request)).await;
+                counted.map_err(|outcome| api.secrets.clean(outcome))
+            }
+            Self::Simulated(_) | Self::OpenAi(_) | Self::ClaudeCli(_) | Self::Command(_) => {
+                let detail = "this provider counts no tokens before it runs a prompt";
+                Err(Outcome::rejected("cannot_count", detail))
+            }
+        }
     }
 
     /// Looks whether the account works from this machine, within seconds and without a call that

@@ -11,7 +11,7 @@ use reqwest::{
     header::{AUTHORIZATION, HeaderMap},
 };
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use sluice_shared::{
     clock,
     config::HttpApi,
@@ -24,7 +24,7 @@ use super::{
     api_error::ApiError,
     credential::{self, API_KEY},
     http::{self, Endpoint, Events},
-    limits,
+    limits, params,
     secrets::Secrets,
     stop::Stop,
 };
@@ -120,17 +120,19 @@ impl OpenAi {
             .messages
             .iter()
             .map(|message| json!({"role": message.role, "content": message.content}));
-        let mut body: Map<String, Value> = request.params.clone();
+        let mut body = params::for_openai(request.params.clone());
         // OpenAI's newer models refuse the old name; other servers may not know the new one.
         let names = ["max_completion_tokens", "max_tokens"];
         if let Some(max_tokens) = self.max_tokens
             && !names.iter().any(|name| body.contains_key(*name))
         {
-            let [new, old] = names;
-            body.insert(
-                if self.is_openai { new } else { old }.into(),
-                max_tokens.into(),
-            );
+            body.insert("max_tokens".into(), max_tokens.into());
+        }
+        if self.is_openai
+            && let [new, old] = names
+            && let Some(max_tokens) = body.remove(old)
+        {
+            body.entry(new).or_insert(max_tokens);
         }
         if let Some(model) = model {
             body.insert("model".into(), model.as_str().into());

@@ -12,7 +12,7 @@ use serde::Serialize;
 use sluice_shared::{
     api::{JobView, NewJob, Receipt, Receipts, Scope},
     clock,
-    domain::{self, JobId, Lane, State as JobState},
+    domain::{self, After, JobId, Lane, OnParentFailure, State as JobState, after::HELD},
 };
 use tracing::Instrument;
 use utoipa::ToSchema;
@@ -116,6 +116,7 @@ pub(super) async fn submit_jobs(
         for row in &mut checked.rows {
             row.traceparent.clone_from(&traceparent);
         }
+        check_parents(&edge, &checked).await?;
         keep(&edge, caller.0.name.as_ref().to_owned(), checked).await
     };
     let answer = submit.instrument(span).await;
@@ -171,9 +172,18 @@ pub(super) async fn retry_job(
             .map(|key| idempotency::of(key, &("retry", job.id)))
             .transpose()?;
         let client = job.client.clone();
+        // One that never ran still has places of results in its texts.
+        let after = (job.attempt == 0 && !job.after.is_empty()).then(|| After {
+            parents: job.after.clone(),
+            on_failure: OnParentFailure::default(),
+            run_at: clock::now(),
+        });
+        let row = again(&edge.app, job, request, way)?;
         let rows = vec![NewRow {
             traceparent,
-            ..again(&edge.app, job, request, way)?
+            run_at: if after.is_some() { HELD } else { row.run_at },
+            after,
+            ..row
         }];
         keep(
             &edge,
@@ -200,12 +210,7 @@ fn check(app: &App, bytes: &[u8], key: Option<String>) -> Result<Checked, ApiErr
     let api = &app.config.api;
     let now = clock::now();
     let accounts = app.roster.accounts();
-    let rules = Rules {
-        max_prompt_bytes: api.max_prompt_bytes,
-        accounts: &accounts,
-        now,
-        webhooks: app.master_key.as_ref().map(|_| &app.egress),
-    };
+    let rules = Rules::of(app, &accounts, now);
     let is_array = bytes.trim_ascii_start().first() == Some(&b'[');
     if !is_array {
         let job = json::parse(bytes, PhantomData::<NewJob>, Code::InvalidJob)?;
@@ -296,7 +301,54 @@ fn again(
         request,
         steps,
         webhook: job.webhook,
+        after: None,
     })
+}
+
+/// Refuses jobs that come after jobs that there are not.
+async fn check_parents(edge: &Edge, checked: &Checked) -> Result<(), ApiError> {
+    let parents = |row: &NewRow| row.after.clone().map_or(Vec::new(), |after| after.parents);
+    let missing = missing_parents(edge, &checked.rows).await?;
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let mut flaws = Flaws::default();
+    for (index, row) in checked.rows.iter().enumerate() {
+        let mut own = Flaws::default();
+        for (place, parent) in parents(row).iter().enumerate() {
+            if missing.contains(parent) {
+                own.invalid(
+                    format!("after[{place}]"),
+                    format!("there is no job {parent}"),
+                );
+            }
+        }
+        if checked.is_array {
+            flaws.of_element(index, own);
+        } else {
+            flaws = own;
+        }
+    }
+    flaws.refuse()
+}
+
+/// Which of the jobs that these come after there are not.
+pub(super) async fn missing_parents(
+    edge: &Edge,
+    rows: &[NewRow],
+) -> Result<std::collections::BTreeSet<JobId>, ApiError> {
+    let mut missing: std::collections::BTreeSet<JobId> = rows
+        .iter()
+        .filter_map(|row| row.after.as_ref())
+        .flat_map(|after| after.parents.iter().copied())
+        .collect();
+    if !missing.is_empty() {
+        let wanted: Vec<JobId> = missing.iter().copied().collect();
+        for (job, _) in edge.truth(edge.app.store.states(&wanted)).await? {
+            missing.remove(&job);
+        }
+    }
+    Ok(missing)
 }
 
 /// Keeps the jobs, or finds those that the same request brought before.
@@ -357,12 +409,19 @@ pub(super) enum Kept {
 /// Hands jobs to the group commit.
 pub(super) async fn commit(edge: &Edge, submission: Submission) -> Result<Kept, ApiError> {
     let rows = submission.rows.iter();
+    let parents: Vec<JobId> = rows
+        .clone()
+        .filter_map(|row| row.after.as_ref())
+        .flat_map(|after| after.parents.iter().copied())
+        .collect();
     let fresh: Vec<(JobId, JobState)> = rows.map(|row| (row.id, JobState::Queued)).collect();
     let answer = tokio::time::timeout(PATIENCE, edge.app.submitter.submit(submission)).await;
     match answer.map_err(|_| ApiError::submit_unknown())?? {
         Submitted::Accepted => {
             edge.app.pulse.accepted(fresh.len(), clock::now());
             edge.app.tell(fresh.clone());
+            // They may have ended already.
+            edge.app.dependents.add(parents);
             Ok(Kept::Fresh(fresh))
         }
         Submitted::Replayed(ids) => Ok(Kept::Before(ids)),

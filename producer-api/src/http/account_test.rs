@@ -6,6 +6,7 @@ use axum::{
     Json,
     extract::{Path, State},
 };
+use serde::de::DeserializeOwned;
 use sluice_shared::{
     api::{AccountTest, Scope},
     domain::{AccountId, JobId, Span},
@@ -74,7 +75,7 @@ pub(super) async fn try_account(
 }
 
 /// The worker heard of last.
-fn worker_of(edge: &Edge, account: &AccountId) -> Result<String, ApiError> {
+pub(super) fn worker_of(edge: &Edge, account: &AccountId) -> Result<String, ApiError> {
     let workers = &edge.app.workers;
     let serving = workers
         .last_heard()
@@ -94,8 +95,12 @@ fn worker_of(edge: &Edge, account: &AccountId) -> Result<String, ApiError> {
     })
 }
 
-/// Waits for what the worker says. The live plane carries it: a test is of use only now.
-async fn answer(edge: &Edge, test: JobId, deadline: Instant) -> Result<AccountTest, String> {
+/// Waits for what the worker says. The live plane carries it: it is of use only now.
+pub(super) async fn answer<T: DeserializeOwned>(
+    edge: &Edge,
+    test: JobId,
+    deadline: Instant,
+) -> Result<T, String> {
     while Instant::now() < deadline && !edge.shutdown.is_cancelled() {
         match edge.app.live.read(test, StreamId::START, 1, LOOK).await {
             Ok(pieces) => {
@@ -109,6 +114,5 @@ async fn answer(edge: &Edge, test: JobId, deadline: Instant) -> Result<AccountTe
             }
         }
     }
-    let seconds = PATIENCE.as_secs();
-    Err(format!("the worker said nothing within {seconds} s"))
+    Err("the worker said nothing in time".into())
 }

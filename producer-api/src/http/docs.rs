@@ -31,6 +31,7 @@ const DOCUMENT: &str = "/api/openapi.json";
     tags(
         (name = "jobs", description = "Prompts to run."),
         (name = "batches", description = "Many prompts in one upload."),
+        (name = "schedules", description = "Prompts that recur."),
         (name = "accounts", description = "What runs them."),
         (name = "routing", description = "Which account runs what, and why."),
         (name = "workers", description = "Who runs them."),

@@ -142,6 +142,7 @@ pub(super) async fn end(edge: &Edge, job: JobId) -> Result<StatusCode, ApiError>
     let status = match cancelled.ok_or_else(|| no_such_job(job))? {
         Err(refused) => return Err(ApiError::new(Code::AlreadyEnded, refused.to_string())),
         Ok((_, _, true)) => {
+            edge.app.dependents.add([job]);
             edge.app.ended(std::iter::once((job, JobState::Cancelled)));
             StatusCode::OK
         }

@@ -53,9 +53,11 @@ where
 
 /// Serde speaks of Rust's types; a client knows JSON's.
 pub(super) fn plain_words(message: &str) -> String {
-    const WORDS: [(&str, &str); 11] = [
+    const WORDS: [(&str, &str); 13] = [
         ("expected struct Message", "expected an object"),
         ("expected struct NewJob", "expected an object"),
+        ("expected struct NewSchedule", "expected an object"),
+        ("expected struct ScheduleChange", "expected an object"),
         ("expected struct NewKey", "expected an object"),
         ("expected struct KeyChange", "expected an object"),
         ("expected struct Quota", "expected an object"),

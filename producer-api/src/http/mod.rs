@@ -11,8 +11,10 @@ mod account_settings;
 mod account_test;
 mod accounts;
 mod anthropic;
+mod anthropic_batches;
 mod batches;
 mod body;
+mod conversation;
 mod deliveries;
 mod docs;
 mod events;
@@ -30,11 +32,13 @@ mod lane;
 mod list;
 mod metrics;
 mod openai;
+mod openai_batches;
 mod overview;
 mod pages;
 mod problem;
 mod rate;
 mod routing;
+mod schedules;
 mod server;
 mod session;
 mod submit;
@@ -64,6 +68,7 @@ use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
+pub(crate) use self::schedules::row_of;
 pub use self::web::has_dashboard;
 use self::{
     body::Bodies,
@@ -176,6 +181,16 @@ fn api() -> OpenApiRouter<Arc<Edge>> {
         .routes(routes!(batches::get_batch))
         .routes(routes!(batches::cancel_batch))
         .routes(routes!(batches::results::batch_results))
+        .routes(routes!(
+            schedules::create_schedule,
+            schedules::list_schedules
+        ))
+        .routes(routes!(
+            schedules::get_schedule,
+            schedules::change_schedule,
+            schedules::remove_schedule
+        ))
+        .routes(routes!(schedules::run_schedule))
         .routes(routes!(forecast::forecast))
         .routes(routes!(explain::explain_job))
         .routes(routes!(explain::queue_status))
@@ -203,7 +218,7 @@ fn api() -> OpenApiRouter<Arc<Edge>> {
             webhooks::remove_webhook
         ))
         .routes(routes!(webhooks::rotate_webhook_secret))
-        .routes(routes!(webhooks::test_webhook))
+        .routes(routes!(webhooks::try_webhook))
         .routes(routes!(webhooks::replay_webhook))
         .routes(routes!(webhooks::make_webhook_secret))
         .routes(routes!(deliveries::list_deliveries))
@@ -230,6 +245,8 @@ fn router(edge: Arc<Edge>) -> Router {
         .route("/", get(web::home))
         .route(problem::PAGE, get(pages::problems))
         .merge(gateway::routes())
+        .merge(openai_batches::routes())
+        .merge(anthropic_batches::routes())
         .merge(docs::page(docs::complete(document)))
         .fallback(web::file_or_page)
         .method_not_allowed_fallback(problem::method_not_allowed);

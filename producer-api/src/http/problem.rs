@@ -86,6 +86,10 @@ codes! {
         "There is no job with this id.";
     NoSuchBatch = NOT_FOUND, "no_such_batch", "No such batch",
         "There is no batch with this id.";
+    NoSuchSchedule = NOT_FOUND, "no_such_schedule", "No such schedule",
+        "There is no schedule with this id.";
+    NoSuchFile = NOT_FOUND, "no_such_file", "No such file",
+        "There is no file with this id.";
     NoSuchAccount = NOT_FOUND, "no_such_account", "No such account",
         "There is no account of this name.";
     NoSuchKey = NOT_FOUND, "no_such_key", "No such key",
@@ -126,6 +130,8 @@ codes! {
         "Each field at fault is named in `errors`; of an array nothing was accepted.";
     InvalidBatch = UNPROCESSABLE_ENTITY, "invalid_batch", "The batch cannot be",
         "Each line at fault is named in `errors`, up to 50 of them; nothing was accepted. With `partial=true` the other lines are.";
+    InvalidSchedule = UNPROCESSABLE_ENTITY, "invalid_schedule", "The schedule cannot be",
+        "Each field at fault is named in `errors`.";
     InvalidAccount = UNPROCESSABLE_ENTITY, "invalid_account", "The account cannot be",
         "Each setting at fault is named in `errors`; docs/configuration.md lists them all.";
     InvalidSession = UNPROCESSABLE_ENTITY, "invalid_session", "Nobody can be signed in by this",

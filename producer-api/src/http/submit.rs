@@ -6,7 +6,10 @@ use std::{collections::BTreeMap, time::Duration};
 use serde_json::{Map, Value};
 use sluice_shared::{
     api::{FieldError, NewJob},
-    domain::{Account, Egress, JobId, Lane, Message, Request, Role, Span, Time},
+    domain::{
+        Account, After, Egress, JobId, Lane, Message, OnParentFailure, Request, Role, Span, Time,
+        after::{HELD, MOST_PARENTS, parts},
+    },
 };
 
 use super::{
@@ -14,7 +17,7 @@ use super::{
     problem::{ApiError, Code, MOST_FIELDS, clip},
     webhook_rules,
 };
-use crate::store::NewRow;
+use crate::{app::App, store::NewRow};
 
 /// How far ahead a job may be put off.
 const MOST_AHEAD: Duration = Duration::from_secs(365 * 86_400);
@@ -44,6 +47,18 @@ pub(super) struct Rules<'a> {
     pub(super) now: Time,
     /// Where its webhook may go; none where nothing can be signed.
     pub(super) webhooks: Option<&'a Egress>,
+}
+
+impl<'a> Rules<'a> {
+    /// Those of this installation, with these accounts.
+    pub(super) fn of(app: &'a App, accounts: &'a [Account], now: Time) -> Self {
+        Self {
+            max_prompt_bytes: app.config.api.max_prompt_bytes,
+            accounts,
+            now,
+            webhooks: app.master_key.as_ref().map(|_| &app.egress),
+        }
+    }
 }
 
 /// One thing that is wrong with a job.
@@ -210,6 +225,16 @@ pub(super) fn row(mut job: NewJob, id: JobId, rules: &Rules<'_>) -> Result<NewRo
             flaws.invalid("expires_at", "is before the job may begin");
         }
     }
+    let after = after(job.after, job.on_parent_failure, run_at, &mut flaws);
+    if let Some(after) = &after {
+        check_placeholders(
+            field,
+            &messages,
+            system.as_deref(),
+            &after.parents,
+            &mut flaws,
+        );
+    }
     let lane = Lane::new(job.account, job.model.clone(), job.tags);
     let delivery = job.delivery.unwrap_or_default();
     let mut steps = Vec::new();
@@ -238,7 +263,7 @@ pub(super) fn row(mut job: NewJob, id: JobId, rules: &Rules<'_>) -> Result<NewRo
         id,
         lane,
         priority,
-        run_at,
+        run_at: if after.is_some() { HELD } else { run_at },
         expires_at: job.expires_at,
         timeout_ms: timeout.as_millis(),
         max_attempts,
@@ -255,7 +280,58 @@ pub(super) fn row(mut job: NewJob, id: JobId, rules: &Rules<'_>) -> Result<NewRo
         },
         steps,
         webhook: job.webhook,
+        after,
     })
+}
+
+/// What the job comes after.
+fn after(
+    mut parents: Vec<JobId>,
+    on_failure: Option<OnParentFailure>,
+    run_at: Time,
+    flaws: &mut Flaws,
+) -> Option<After> {
+    if parents.is_empty() {
+        if on_failure.is_some() {
+            flaws.invalid("on_parent_failure", "is of no use without after");
+        }
+        return None;
+    }
+    if parents.len() > MOST_PARENTS {
+        let detail = format!("names {} jobs; the most is {MOST_PARENTS}", parents.len());
+        flaws.invalid("after", detail);
+        parents.truncate(MOST_PARENTS);
+    }
+    let mut seen = std::collections::BTreeSet::new();
+    if let Some(twice) = parents.iter().position(|parent| !seen.insert(*parent)) {
+        flaws.invalid(format!("after[{twice}]"), "is named before");
+    }
+    Some(After {
+        parents,
+        on_failure: on_failure.unwrap_or_default(),
+        run_at,
+    })
+}
+
+/// The places of results in the texts of a job that comes after others.
+fn check_placeholders(
+    field: &str,
+    messages: &[Message],
+    system: Option<&str>,
+    parents: &[JobId],
+    flaws: &mut Flaws,
+) {
+    for (index, message) in messages.iter().enumerate() {
+        if let Err(why) = parts(&message.content, parents) {
+            match field {
+                "prompt" => flaws.invalid("prompt", why),
+                _ => flaws.invalid(format!("messages[{index}].content"), why),
+            }
+        }
+    }
+    if let Err(why) = parts(system.unwrap_or_default(), parents) {
+        flaws.invalid("system", why);
+    }
 }
 
 /// Metadata as it is kept: a JSON object.

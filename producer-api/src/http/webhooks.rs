@@ -294,7 +294,7 @@ pub(super) async fn make_webhook_secret(
         (status = 409, description = "`webhook_disabled`"),
     )
 )]
-pub(super) async fn test_webhook(
+pub(super) async fn try_webhook(
     State(edge): State<Arc<Edge>>,
     caller: Caller,
     Id(id): Id,
@@ -304,7 +304,7 @@ pub(super) async fn test_webhook(
     let endpoint = find_enabled(&edge, id).await?;
     let data = serde_json::json!({ "webhook": id, "requested_by": *caller.0.name });
     let store = &edge.app.store;
-    let sent = store.test_webhook(&endpoint, data.to_string(), clock::now());
+    let sent = store.try_webhook(&endpoint, data.to_string(), clock::now());
     let delivery = edge.truth(sent).await?;
     edge.app.webhooks.ring();
     let row = edge.truth(store.delivery(delivery)).await?;

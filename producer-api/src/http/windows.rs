@@ -83,7 +83,7 @@ fn cooldown(cooldown: &Cooldown) -> CooldownView {
 
 /// Says of a waiting job why every account that may run it is out, and until when.
 pub(super) async fn explain_wait(edge: &Edge, job: &mut JobView) -> Result<(), ApiError> {
-    if job.state != JobState::Queued || job.run_at.is_some() {
+    if job.state != JobState::Queued || job.run_at.is_some() || job.waiting_for.is_some() {
         return Ok(());
     }
     // A lane that nobody can read is shown as it is.

@@ -9,7 +9,10 @@ use sea_orm::{
 };
 use sluice_shared::{
     api::{AttemptView, JobError, JobView},
-    domain::{AccountId, BatchId, Completion, Delivery, JobId, Request, Span, State, Time, Usage},
+    domain::{
+        AccountId, BatchId, Completion, Delivery, JobId, Request, Span, State, Time, Usage,
+        after::HELD,
+    },
 };
 use uuid::Uuid;
 
@@ -60,8 +63,9 @@ impl Store {
     /// When the database cannot be reached.
     pub async fn job(&self, id: JobId) -> Result<Option<JobView>, StoreError> {
         // At the same time: what was asked never changes.
-        let (found, payload) = try_join!(
+        let (found, after, payload) = try_join!(
             self.job_alone(id),
+            self.parents(id),
             job_payload::Entity::find_by_id(id.0)
                 .one(&self.read)
                 .map_err(StoreError::from)
@@ -69,6 +73,7 @@ impl Store {
         let Some(mut view) = found else {
             return Ok(None);
         };
+        view.after = after;
         view.request = payload
             .map(|payload| parse_json("request", &payload.request))
             .transpose()?;
@@ -83,6 +88,7 @@ impl Store {
         let now = self.job_alone(seen.id).await?;
         Ok(now.map(|view| JobView {
             request: seen.request,
+            after: seen.after,
             ..view
         }))
     }
@@ -246,6 +252,7 @@ pub(super) fn view(row: job::Model) -> Result<JobView, StoreError> {
     let metadata: BTreeMap<String, String> = parse_json("metadata", &row.metadata)?;
     let time = |millis: Option<i64>| millis.map(Time::from_millis);
     let waits_for_time = state == State::Queued && !row.ready;
+    let waits_for_others = waits_for_time && row.run_at == HELD.as_millis();
     Ok(JobView {
         id: JobId(row.id),
         state,
@@ -274,8 +281,8 @@ pub(super) fn view(row: job::Model) -> Result<JobView, StoreError> {
         batch: row.batch.map(BatchId),
         created_at: Time::from_millis(row.created_at),
         waiting_until: None,
-        waiting_for: None,
-        run_at: waits_for_time.then(|| Time::from_millis(row.run_at)),
+        waiting_for: waits_for_others.then(|| "the jobs that it comes after".into()),
+        run_at: (waits_for_time && !waits_for_others).then(|| Time::from_millis(row.run_at)),
         expires_at: time(row.expires_at),
         dispatched_at: time(row.dispatched_at),
         started_at: time(row.started_at),
@@ -286,6 +293,7 @@ pub(super) fn view(row: job::Model) -> Result<JobView, StoreError> {
             message: row.error_message.unwrap_or_default(),
         }),
         request: None,
+        after: Vec::new(),
         attempts: None,
         position: None,
         estimated_start_at: None,

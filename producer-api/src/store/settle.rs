@@ -79,6 +79,8 @@ pub struct Settled {
     pub attempts: Vec<(String, &'static str)>,
     /// Batches of jobs that have ended, each once.
     pub batches: BTreeSet<BatchId>,
+    /// Jobs that have ended with others behind them.
+    pub parents: Vec<JobId>,
     /// Lanes with jobs that are waiting again, and may go at once.
     pub requeued: Vec<String>,
     /// Verdicts that changed nothing: late, repeated or superseded.
@@ -119,13 +121,14 @@ pub(super) struct JobRow {
     finished_at: Option<i64>,
     webhook: Option<String>,
     batch: Option<Uuid>,
+    has_children: bool,
 }
 
 /// Its columns, by the names above.
 const JOB_ROW: &str = "jobs.id, jobs.state, jobs.lane, jobs.client, jobs.model, jobs.attempt, jobs.failures, jobs.losses, \
      jobs.max_attempts, jobs.at_most_once, jobs.cancel_requested, jobs.account, jobs.worker, \
      jobs.error_code, jobs.error_message, jobs.ready, jobs.run_at, jobs.created_at, \
-     jobs.dispatched_at, jobs.started_at, jobs.lease_until, jobs.finished_at, jobs.webhook, jobs.batch";
+     jobs.dispatched_at, jobs.started_at, jobs.lease_until, jobs.finished_at, jobs.webhook, jobs.batch, jobs.has_children";
 
 /// A job while its verdicts are applied.
 struct Open {
@@ -212,6 +215,9 @@ impl Store {
                     news.extend(entry.news(settlement.state));
                 }
                 settled.batches.extend(entry.row.batch.map(BatchId));
+                if entry.row.has_children {
+                    settled.parents.push(verdict.job());
+                }
             } else {
                 settled.moved.push((verdict.job(), settlement.state));
             }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use sluice_shared::{
     api::JobWebhook,
     domain::{
-        AccountId, BatchId, Delivery, JobId, Lane, Request, Span, State, Step, Time, quota,
+        AccountId, After, BatchId, Delivery, JobId, Lane, Request, Span, State, Step, Time, quota,
         route::Cursor,
     },
     message::{Dispatch, VERSION},
@@ -23,7 +23,7 @@ use super::{
     at_once::AtOnce,
     bulk::{Column, Rows, write_together},
     claim::{Claim, Claimed, bound_state},
-    clients,
+    clients, dependencies,
     entity::idempotency_key,
     fair, fallback, parse_json, to_json, webhooks,
 };
@@ -62,6 +62,9 @@ pub struct NewRow {
     pub steps: Vec<Step>,
     /// Whom it tells of its end.
     pub webhook: Option<JobWebhook>,
+    /// What it comes after; then `run_at` is [`HELD`](sluice_shared::domain::after::HELD).
+    #[serde(default)]
+    pub after: Option<After>,
 }
 
 /// A lane is kept as its key.
@@ -183,7 +186,7 @@ impl Store {
             let tx = self.begin().await?;
             (fair::places(&tx, submissions, now).await?, tx)
         } else {
-            let places = async { Ok(fair::places(&self.write, submissions, now).await?) };
+            let places = fair::places(&self.write, submissions, now);
             try_join!(places, self.begin())?
         };
         let mut results = claim_keys(&tx, submissions, now).await?;
@@ -207,7 +210,8 @@ impl Store {
         let (claimed, bound) = insert_jobs(&tx, &accepted, at_once, None, now).await?;
         let rows = accepted.iter().flat_map(|(submission, _)| &submission.rows);
         fallback::insert(&tx, rows.clone(), now).await?;
-        webhooks::insert(&tx, rows).await?;
+        webhooks::insert(&tx, rows.clone()).await?;
+        dependencies::insert(&tx, rows).await?;
         tx.commit().await?;
         let unused = submissions
             .iter()

@@ -10,6 +10,7 @@ mod endpoints;
 mod history;
 
 use sea_orm::{ConnectionTrait, DatabaseTransaction, EntityTrait, QueryFilter, Statement};
+use serde_json::json;
 use sluice_shared::{
     api::{DeliveryState, JobWebhook},
     domain::{EventKind, JobId, State, Time},
@@ -23,7 +24,7 @@ pub use self::{
     history::{DeliveryFilter, DeliveryRow},
 };
 use super::{
-    NewRow, StoreError,
+    EndedBatch, NewRow, StoreError,
     bulk::{Column, Rows},
     entity::webhook_endpoint,
     parse_json, to_json,
@@ -37,9 +38,13 @@ pub(super) const HAS_ENDPOINTS: &str =
 #[derive(Debug)]
 pub(super) struct Occurrence {
     kind: EventKind,
-    /// The job, its client and its own webhook.
-    job: Option<(JobId, String, Option<String>)>,
-    /// What is sent, when it is about no job.
+    /// The job that it is about.
+    job: Option<JobId>,
+    /// Whose that is.
+    client: Option<String>,
+    /// The webhook that it has of its own, as JSON.
+    own: Option<String>,
+    /// What is sent, as JSON, when it is about no job.
     data: Option<String>,
     /// The endpoint that it is about, which is not told.
     except: Option<Uuid>,
@@ -56,21 +61,47 @@ impl Occurrence {
     ) -> Option<Self> {
         Some(Self {
             kind: EventKind::of(state)?,
-            job: Some((job, client.to_owned(), own.map(str::to_owned))),
+            job: Some(job),
+            client: Some(client.to_owned()),
+            own: own.map(str::to_owned),
             data: None,
             except: None,
         })
+    }
+
+    /// A batch has ended.
+    pub(super) fn of_batch(ended: &EndedBatch) -> Result<Self, StoreError> {
+        let data = json!({
+            "id": ended.id,
+            "name": ended.name,
+            "client": ended.client,
+            "counts": ended.counts,
+            "ended_at": ended.ended_at,
+            "url": format!("/api/batches/{}", ended.id),
+        });
+        Ok(Self {
+            client: Some(ended.client.clone()),
+            ..Self::other(EventKind::BatchEnded, to_json("batch", &data)?)
+        })
+    }
+
+    /// Something about no job, in which `data` is told.
+    fn other(kind: EventKind, data: String) -> Self {
+        Self {
+            kind,
+            job: None,
+            client: None,
+            own: None,
+            data: Some(data),
+            except: None,
+        }
     }
 
     fn concerns(&self, endpoint: &EndpointRow) -> bool {
         if self.except == Some(endpoint.id) || !self.kind.is_wanted(&endpoint.events) {
             return false;
         }
-        match (&endpoint.client, &self.job) {
-            (None, _) => true,
-            (Some(client), Some((_, of, _))) => client == of,
-            (Some(_), None) => false,
-        }
+        endpoint.client.is_none() || endpoint.client == self.client
     }
 }
 
@@ -90,7 +121,7 @@ enum To<'a> {
 
 impl NewDeliveries {
     fn push(&mut self, event: Uuid, of: &Occurrence, to: &To<'_>) {
-        let job = of.job.as_ref().map_or(Uuid::nil(), |(job, ..)| job.0);
+        let job = of.job.map_or(Uuid::nil(), |job| job.0);
         let (endpoint, client, url, target, state) = match to {
             To::Endpoint(endpoint) => {
                 let state = match endpoint.enabled {
@@ -219,7 +250,7 @@ pub(super) async fn tell(
     has_endpoints: bool,
     now: Time,
 ) -> Result<usize, StoreError> {
-    let has_own = |of: &Occurrence| matches!(&of.job, Some((_, _, Some(_))));
+    let has_own = |of: &Occurrence| of.own.is_some();
     if occurrences.is_empty() || !(has_endpoints || occurrences.iter().any(has_own)) {
         return Ok(0);
     }
@@ -233,7 +264,7 @@ pub(super) async fn tell(
         for endpoint in endpoints.iter().filter(|endpoint| of.concerns(endpoint)) {
             new.push(event, of, &To::Endpoint(endpoint));
         }
-        if let Some((_, client, Some(own))) = &of.job {
+        if let (Some(client), Some(own)) = (&of.client, &of.own) {
             let own: JobWebhook = parse_json("webhook", own)?;
             if of.kind.is_wanted(&own.events)
                 && let Ok(url) = Url::parse(&own.url)
@@ -243,6 +274,37 @@ pub(super) async fn tell(
         }
     }
     new.write(tx, now).await
+}
+
+/// As [`tell`], of jobs that the transaction has just ended.
+pub(super) async fn tell_of_ended(
+    tx: &DatabaseTransaction,
+    ended: &[Uuid],
+    now: Time,
+) -> Result<usize, StoreError> {
+    if ended.is_empty() {
+        return Ok(0);
+    }
+    let sql = format!(
+        "SELECT jobs.id, jobs.state, jobs.client, jobs.webhook, {HAS_ENDPOINTS} \
+         FROM v JOIN jobs ON jobs.id = v.id"
+    );
+    let rows = Rows::new(&["id"], vec![Column::Id(ended.to_vec())])
+        .query(tx, &sql)
+        .await?;
+    let (mut news, mut has_endpoints) = (Vec::with_capacity(rows.len()), false);
+    for row in rows {
+        let state: String = row.try_get_by_index(1)?;
+        let client: String = row.try_get_by_index(2)?;
+        let own: Option<String> = row.try_get_by_index(3)?;
+        has_endpoints = row.try_get_by_index(4)?;
+        let job = JobId(row.try_get_by_index::<Uuid>(0)?);
+        let known = State::from_name(&state);
+        news.extend(
+            known.and_then(|state| Occurrence::of_job(job, state, &client, own.as_deref())),
+        );
+    }
+    tell(tx, &news, has_endpoints, now).await
 }
 
 /// Every endpoint that is not removed.

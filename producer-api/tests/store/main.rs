@@ -5,25 +5,17 @@
 mod at_once;
 mod definitions;
 mod fresh;
+mod ground;
 mod routing;
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use sluice_producer_api::store::{
-    Claim, Claimed, Filter, Idempotency, LaneDemand, NewRow, Revoked, Store, Submission, Submitted,
-    Verdict,
+    Filter, Idempotency, NewRow, Revoked, Store, Submission, Submitted, Verdict,
 };
 use sluice_shared::{
     clock,
-    domain::{
-        Account, Completion, Delivery, JobId, Lane, Outcome, Request, Span, Standing, State, Time,
-        route::Routing,
-    },
-    message::{Dispatch, Reply, Report},
+    domain::{JobId, Lane, Outcome, Request, Span, Standing, State, Time},
 };
 use tokio::task::JoinSet;
 
@@ -31,6 +23,10 @@ use self::at_once::{
     a_new_job_that_need_not_wait_is_bound_at_once, submitters_and_claimers_at_once_exceed_no_slot,
     what_is_bound_at_the_door_is_charged_to_its_windows, who_comes_gets_no_account_that_takes_none,
     who_waits_goes_before_who_comes,
+};
+
+use self::ground::{
+    account, answer, claim, claim_any, finished, row, settle, state, submission, submit,
 };
 
 /// Each promise on each database.
@@ -57,6 +53,7 @@ macro_rules! on_every_store {
 pub(crate) use on_every_store;
 
 mod batches;
+mod dependencies;
 mod fair;
 mod limits;
 mod quotas;
@@ -100,114 +97,6 @@ use routing::{
     each_lane_has_its_strategy_and_a_session_its_account, the_backlog_says_what_waits_where,
     what_was_chosen_is_kept,
 };
-
-fn account(name: &str, max_concurrency: u32) -> Account {
-    Account {
-        id: name.parse().unwrap(),
-        provider: "simulated".into(),
-        endpoint: String::new(),
-        models: vec![],
-        tags: vec![],
-        max_concurrency,
-        weight: 1,
-        limits: vec![],
-    }
-}
-
-fn row() -> NewRow {
-    NewRow {
-        id: JobId::generate(),
-        lane: Lane::default(),
-        priority: 0,
-        run_at: Time::EPOCH,
-        expires_at: None,
-        timeout_ms: 60_000,
-        max_attempts: 3,
-        delivery: Delivery::AtLeastOnce,
-        session: None,
-        metadata: "{}".into(),
-        retry_of: None,
-        traceparent: None,
-        request: Request::prompt("hello"),
-        steps: vec![],
-        webhook: None,
-    }
-}
-
-fn submission(rows: Vec<NewRow>) -> Submission {
-    Submission {
-        client: "test".into(),
-        rows,
-        idempotency: None,
-    }
-}
-
-async fn submit(store: &Store, rows: Vec<NewRow>) -> Vec<JobId> {
-    let ids = rows.iter().map(|row| row.id).collect();
-    let result = store
-        .submit(&[submission(rows)], clock::now())
-        .await
-        .unwrap();
-    assert_eq!(result, [Submitted::Accepted]);
-    ids
-}
-
-async fn claim(store: &Store, accounts: &[Account], lanes: &[Lane], most: usize) -> Claimed {
-    let lanes: Vec<LaneDemand> = lanes
-        .iter()
-        .map(|lane| LaneDemand {
-            key: lane.key(),
-            lane: lane.clone(),
-        })
-        .collect();
-    let claim = Claim {
-        lanes: &lanes,
-        accounts,
-        routing: &Routing::default(),
-        speeds: &HashMap::new(),
-        most,
-    };
-    store
-        .claim(&claim, &Mutex::default(), clock::now())
-        .await
-        .unwrap()
-}
-
-async fn claim_any(store: &Store, accounts: &[Account]) -> Vec<Dispatch> {
-    claim(store, accounts, &[Lane::default()], 1000)
-        .await
-        .dispatches
-}
-
-fn finished(dispatch: &Dispatch, outcome: Outcome) -> Verdict {
-    Verdict::Report(Reply {
-        learned: Box::default(),
-        job: dispatch.job,
-        attempt: dispatch.attempt,
-        account: dispatch.account.clone(),
-        worker: "w".into(),
-        report: Report::Finished {
-            started_at: Some(clock::now()),
-            finished_at: clock::now(),
-            outcome,
-        },
-    })
-}
-
-fn answer(text: &str) -> Outcome {
-    Outcome::Completed(Completion {
-        text: text.into(),
-        ..Completion::default()
-    })
-}
-
-async fn settle(store: &Store, verdicts: &[Verdict]) -> sluice_producer_api::store::Settled {
-    store.settle(verdicts, clock::now(), || 0.0).await.unwrap()
-}
-
-async fn state(store: &Store, job: JobId) -> State {
-    store.job(job).await.unwrap().unwrap().state
-}
 
 async fn the_schema_is_complete(store: Store) {
     assert!(store.is_migrated().await.unwrap());

@@ -4,7 +4,7 @@
 //! **Invariant.** What is not known to be public is refused: of IPv6 only `2000::/3` is open, less
 //! what IANA has set aside in it, and an address that carries an IPv4 one is judged by that.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use url::{Host, Url};

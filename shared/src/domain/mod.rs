@@ -1,6 +1,7 @@
 //! The pure core: states, retries, lanes, strategies, windows and fair shares as functions of values.
 
 pub mod account;
+pub mod after;
 pub mod cooldown;
 pub mod egress;
 pub mod fair;
@@ -21,6 +22,7 @@ pub mod webhook;
 pub mod window;
 
 pub use account::{Account, Standing};
+pub use after::{After, OnParentFailure};
 pub use cooldown::{Cause, Cooldown, Cooldowns, Gate, Heard};
 pub use egress::Egress;
 pub use fallback::Step;

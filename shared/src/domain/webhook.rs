@@ -31,6 +31,9 @@ pub enum EventKind {
     /// A job had not begun by its `expires_at`.
     #[serde(rename = "job.expired")]
     JobExpired,
+    /// All jobs of a batch have ended.
+    #[serde(rename = "batch.ended")]
+    BatchEnded,
     /// An endpoint has brought nothing but failures for days, or is gone, and gets nothing more.
     #[serde(rename = "webhook.disabled")]
     WebhookDisabled,
@@ -41,11 +44,12 @@ pub enum EventKind {
 
 impl EventKind {
     /// Every kind.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::JobSucceeded,
         Self::JobFailed,
         Self::JobCancelled,
         Self::JobExpired,
+        Self::BatchEnded,
         Self::WebhookDisabled,
         Self::WebhookTest,
     ];
@@ -58,6 +62,7 @@ impl EventKind {
             Self::JobFailed => "job.failed",
             Self::JobCancelled => "job.cancelled",
             Self::JobExpired => "job.expired",
+            Self::BatchEnded => "batch.ended",
             Self::WebhookDisabled => "webhook.disabled",
             Self::WebhookTest => "webhook.test",
         }
@@ -86,7 +91,7 @@ impl EventKind {
     pub fn is_of_a_job(self) -> bool {
         match self {
             Self::JobSucceeded | Self::JobFailed | Self::JobCancelled | Self::JobExpired => true,
-            Self::WebhookDisabled | Self::WebhookTest => false,
+            Self::BatchEnded | Self::WebhookDisabled | Self::WebhookTest => false,
         }
     }
 

@@ -582,6 +582,64 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/schedules": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** List schedules, by name. */
+        get: operations["list_schedules"];
+        put?: never;
+        /**
+         * Make a schedule.
+         * @description At each of its times it submits the job, for the client that made it. Each time fires once,
+         *     however many API processes there are.
+         */
+        post: operations["create_schedule"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/schedules/{id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Get a schedule, with its next times and its last runs. */
+        get: operations["get_schedule"];
+        put?: never;
+        post?: never;
+        /** Remove a schedule. Jobs that it has submitted stay. */
+        delete: operations["remove_schedule"];
+        options?: never;
+        head?: never;
+        /** Change a schedule, pause it or let it go on. */
+        patch: operations["change_schedule"];
+        trace?: never;
+    };
+    "/api/schedules/{id}/run": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Run a schedule's job now, whether it is paused or not. Its times stay as they are. */
+        post: operations["run_schedule"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/session": {
         parameters: {
             query?: never;
@@ -731,7 +789,7 @@ export interface paths {
          * @description An event `webhook.test` goes out at once, as any other would; the delivery in the answer shows
          *     what came of it.
          */
-        post: operations["test_webhook"];
+        post: operations["try_webhook"];
         delete?: never;
         options?: never;
         head?: never;
@@ -1322,7 +1380,7 @@ export interface components {
          * @description A kind of event.
          * @enum {string}
          */
-        EventKind: "job.succeeded" | "job.failed" | "job.cancelled" | "job.expired" | "webhook.disabled" | "webhook.test";
+        EventKind: "job.succeeded" | "job.failed" | "job.cancelled" | "job.expired" | "batch.ended" | "webhook.disabled" | "webhook.test";
         /** @description Why a job is where it is: what it waits for now, and how each of its dispatches came about. */
         Explanation: {
             /** @description Every account of its lane as it is now, the best first. */
@@ -1480,6 +1538,8 @@ export interface components {
         /** @description A job as it is now. */
         JobView: {
             account?: components["schemas"]["AccountId"] | null;
+            /** @description The jobs that it comes after; only when one job is read. */
+            after?: components["schemas"]["JobId"][];
             /**
              * Format: int32
              * @description The number of its last attempt; 0 before the first.
@@ -1544,7 +1604,10 @@ export interface components {
             state: components["schemas"]["State"];
             /** @description How long the provider may take. */
             timeout: components["schemas"]["Span"];
-            /** @description Why all accounts that may run it are out; only when one job is read. */
+            /**
+             * @description Why all accounts that may run it are out, or that it waits for the jobs in `after`; only when
+             *     one job is read.
+             */
             waiting_for?: string | null;
             waiting_until?: components["schemas"]["Time"] | null;
             webhook?: components["schemas"]["JobWebhook"] | null;
@@ -1658,6 +1721,11 @@ export interface components {
             role: components["schemas"]["Role"];
         };
         /**
+         * @description What becomes of times that passed while nothing could fire.
+         * @enum {string}
+         */
+        Missed: "skip" | "run_once" | "run_all";
+        /**
          * @description An account to make. Settings are named as in a configuration file, and those that are not
          *     listed here depend on the provider. `api_key`, `oauth_token` and `env` are secrets: they are
          *     sealed, and never shown again.
@@ -1697,6 +1765,12 @@ export interface components {
         NewJob: {
             /** @default null */
             account: components["schemas"]["AccountId"] | null;
+            /**
+             * @description Jobs that must have ended before it may run, at most 100. In its texts, `{{ results[0] }}` or
+             *     `{{ results.ID }}` stands for the text of such a job's result.
+             * @default []
+             */
+            after: components["schemas"]["JobId"][];
             /** @default null */
             delay: components["schemas"]["Span"] | null;
             /** @default null */
@@ -1738,6 +1812,8 @@ export interface components {
              * @default []
              */
             models: string[];
+            /** @default null */
+            on_parent_failure: components["schemas"]["OnParentFailure"] | null;
             /** @description Provider parameters such as `max_tokens` or `temperature`, passed on as they are. */
             params?: Record<string, never>;
             /**
@@ -1803,6 +1879,27 @@ export interface components {
             /** @default null */
             strategy: components["schemas"]["Strategy"] | null;
         };
+        /** @description A schedule to make. */
+        NewSchedule: {
+            /**
+             * @description When: minute, hour, day of the month, month, day of the week.
+             * @example 0 7 * * MON-FRI
+             */
+            cron: string;
+            /** @description The job, as a submit takes it, without `run_at`, `expires_at` and `after`. */
+            job: components["schemas"]["NewJob"];
+            /** @description What becomes of times that passed while nothing could fire. */
+            missed?: components["schemas"]["Missed"];
+            /** @description A name, at most 255 characters. */
+            name: string;
+            /** @description It fires only on request. */
+            paused?: boolean;
+            /**
+             * @description The IANA time zone of `cron`. Default `UTC`.
+             * @example Europe/Berlin
+             */
+            timezone?: string;
+        };
         /** @description A sign-in. Give one of the two. */
         NewSession: {
             /**
@@ -1830,6 +1927,11 @@ export interface components {
              */
             url: string;
         };
+        /**
+         * @description What becomes of a job when one that it comes after does not succeed.
+         * @enum {string}
+         */
+        OnParentFailure: "fail" | "skip" | "run";
         /** @description How all goes. */
         Overview: {
             /** @description When this was so. */
@@ -2073,6 +2175,79 @@ export interface components {
             source: components["schemas"]["RoutingSource"];
             /** @description The strategy of every lane without one of its own. */
             strategy: components["schemas"]["Strategy"];
+        };
+        /** @description What to change of a schedule; what is left out stays as it is. */
+        ScheduleChange: {
+            /**
+             * @description Other times.
+             * @default null
+             */
+            cron: string | null;
+            /** @default null */
+            job: components["schemas"]["NewJob"] | null;
+            /** @default null */
+            missed: components["schemas"]["Missed"] | null;
+            /**
+             * @description Another name.
+             * @default null
+             */
+            name: string | null;
+            /**
+             * @description Whether it fires only on request. Times that pass meanwhile are not missed.
+             * @default null
+             */
+            paused: boolean | null;
+            /**
+             * @description Another time zone.
+             * @default null
+             */
+            timezone: string | null;
+        };
+        /** @description All schedules. */
+        ScheduleList: {
+            /** @description By name. */
+            schedules: components["schemas"]["ScheduleView"][];
+        };
+        /** @description What became of one time of a schedule. */
+        ScheduleRun: {
+            /** @description When it was due, or asked for. */
+            due_at: components["schemas"]["Time"];
+            /** @description Why there is none. */
+            error?: string | null;
+            /** @description When its job was submitted. */
+            fired_at: components["schemas"]["Time"];
+            job?: components["schemas"]["JobId"] | null;
+        };
+        /** @description A schedule as it is now. */
+        ScheduleView: {
+            /** @description Whose jobs it submits: the name of the API key that made it. */
+            client: string;
+            /** @description When it was made. */
+            created_at: components["schemas"]["Time"];
+            /** @description When. */
+            cron: string;
+            /**
+             * Format: uuid
+             * @description Its id.
+             */
+            id: string;
+            /** @description The job. */
+            job: components["schemas"]["NewJob"];
+            /** @description What becomes of times that were missed. */
+            missed: components["schemas"]["Missed"];
+            /** @description Its name. */
+            name: string;
+            next_at?: components["schemas"]["Time"] | null;
+            /** @description It fires only on request. */
+            paused: boolean;
+            /** @description Its last runs, newest first, at most 20; only when one is read. */
+            runs?: components["schemas"]["ScheduleRun"][];
+            /** @description The time zone of `cron`. */
+            timezone: string;
+            /** @description Its next five times; only when one is read. */
+            upcoming?: components["schemas"]["Time"][];
+            /** @description When it was changed last. */
+            updated_at: components["schemas"]["Time"];
         };
         /**
          * @description What an API key may do. Each includes what stands before it.
@@ -5697,6 +5872,585 @@ export interface operations {
             };
         };
     };
+    list_schedules: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description All of them. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ScheduleList"];
+                };
+            };
+            /** @description `bad_parameter`, `bad_id`, `bad_cursor`, `bad_header`, `duplicate_header`, `malformed_json`, `bad_body` */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `unauthorized` */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `forbidden` */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `too_many_requests`; try again after `Retry-After` */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `internal` */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `truth_unavailable`, `busy`; try again after `Retry-After` */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    create_schedule: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["NewSchedule"];
+            };
+        };
+        responses: {
+            /** @description Made. */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ScheduleView"];
+                };
+            };
+            /** @description `bad_parameter`, `bad_id`, `bad_cursor`, `bad_header`, `duplicate_header`, `malformed_json`, `bad_body` */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `unauthorized` */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `forbidden` */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `request_timeout` */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `body_too_large`, `prompt_too_large` */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `unsupported_media_type` */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `invalid_schedule`, `invalid_job`, `invalid_character`, `no_such_lane` */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `too_many_requests`; try again after `Retry-After` */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `internal` */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `truth_unavailable`, `busy`; try again after `Retry-After` */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_schedule: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description the schedule */
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The schedule as it is now. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ScheduleView"];
+                };
+            };
+            /** @description `bad_parameter`, `bad_id`, `bad_cursor`, `bad_header`, `duplicate_header`, `malformed_json`, `bad_body` */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `unauthorized` */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `forbidden` */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `no_such_schedule` */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `too_many_requests`; try again after `Retry-After` */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `internal` */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `truth_unavailable`, `busy`; try again after `Retry-After` */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    remove_schedule: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description the schedule */
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Removed. */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description `bad_parameter`, `bad_id`, `bad_cursor`, `bad_header`, `duplicate_header`, `malformed_json`, `bad_body` */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `unauthorized` */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `forbidden` */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `no_such_schedule` */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `too_many_requests`; try again after `Retry-After` */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `internal` */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `truth_unavailable`, `busy`; try again after `Retry-After` */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    change_schedule: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description the schedule */
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["ScheduleChange"];
+            };
+        };
+        responses: {
+            /** @description Changed. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ScheduleView"];
+                };
+            };
+            /** @description `bad_parameter`, `bad_id`, `bad_cursor`, `bad_header`, `duplicate_header`, `malformed_json`, `bad_body` */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `unauthorized` */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `forbidden` */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `no_such_schedule` */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `request_timeout` */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `body_too_large`, `prompt_too_large` */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `unsupported_media_type` */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `invalid_schedule`, `invalid_job`, `invalid_character`, `no_such_lane` */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `too_many_requests`; try again after `Retry-After` */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `internal` */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `truth_unavailable`, `busy`; try again after `Retry-After` */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    run_schedule: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description the schedule */
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Submitted, as the first of its runs. */
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ScheduleView"];
+                };
+            };
+            /** @description `bad_parameter`, `bad_id`, `bad_cursor`, `bad_header`, `duplicate_header`, `malformed_json`, `bad_body` */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `unauthorized` */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `forbidden` */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `no_such_schedule` */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `invalid_schedule`: its job cannot be now */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `too_many_requests`; try again after `Retry-After` */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `internal` */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `truth_unavailable`, `busy`; try again after `Retry-After` */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     get_session: {
         parameters: {
             query?: never;
@@ -6803,7 +7557,7 @@ export interface operations {
             };
         };
     };
-    test_webhook: {
+    try_webhook: {
         parameters: {
             query?: never;
             header?: never;

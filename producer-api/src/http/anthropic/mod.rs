@@ -1,5 +1,10 @@
 //! Anthropic's API, as far as its SDKs ask for it: a call is a job.
 
+mod answer;
+pub(super) mod count;
+pub(super) mod messages;
+mod stream;
+
 use axum::{
     Json,
     http::StatusCode,

@@ -18,9 +18,10 @@ use super::lines::{Line, Lines};
 use crate::{
     app::App,
     http::{
-        Edge, json,
+        Edge, accept, json,
         problem::{ApiError, Code, MOST_FIELDS, clip},
         submit::{self, Flaws, Rules},
+        webhooks,
     },
     store::{self, Accepted, Idempotency, NewBatch, NewRow},
 };
@@ -224,6 +225,30 @@ impl Stage<'_> {
         Ok(())
     }
 
+    /// A line whose job comes after a job that there is not is wrong, too.
+    async fn without_missing_parents(
+        &self,
+        lines: Vec<store::Line>,
+        mut wrong: Vec<LineError>,
+    ) -> Result<(Vec<store::Line>, Vec<LineError>), ApiError> {
+        if lines.iter().all(|line| line.row.after.is_none()) {
+            return Ok((lines, wrong));
+        }
+        let rows: Vec<NewRow> = lines.iter().map(|line| line.row.clone()).collect();
+        let missing = accept::missing_parents(self.edge, &rows).await?;
+        let (lines, orphans): (Vec<_>, Vec<_>) = lines.into_iter().partition(|line| {
+            let after = line.row.after.as_ref();
+            after.is_none_or(|after| !after.parents.iter().any(|id| missing.contains(id)))
+        });
+        wrong.extend(orphans.into_iter().map(|line| LineError {
+            line: line.number,
+            code: Code::InvalidJob.as_str().into(),
+            detail: "after: names a job that there is not".into(),
+        }));
+        wrong.sort_unstable_by_key(|error| error.line);
+        Ok((lines, wrong))
+    }
+
     async fn flush(&mut self, last: u64) -> Result<(), ApiError> {
         self.bytes = 0;
         let chunk = std::mem::take(&mut self.chunk);
@@ -236,6 +261,10 @@ impl Stage<'_> {
         let (rows, wrong) = tokio::task::spawn_blocking(check)
             .await
             .map_err(ApiError::internal)?;
+        let (rows, wrong) = self.without_missing_parents(rows, wrong).await?;
+        if rows.iter().any(|line| line.row.webhook.is_some()) {
+            webhooks::ensure_signer(self.edge, &self.upload.batch.client).await?;
+        }
         self.jobs += rows.len() as u64;
         let most = self.edge.app.config.batches.max_jobs;
         if self.jobs > most {
@@ -263,12 +292,7 @@ impl Stage<'_> {
 
 fn check(app: &App, parse: &Parse, chunk: &[Line]) -> (Vec<store::Line>, Vec<LineError>) {
     let accounts = app.roster.accounts();
-    let rules = Rules {
-        max_prompt_bytes: app.config.api.max_prompt_bytes,
-        accounts: &accounts,
-        now: clock::now(),
-        webhooks: None,
-    };
+    let rules = Rules::of(app, &accounts, clock::now());
     let (mut rows, mut wrong) = (Vec::with_capacity(chunk.len()), Vec::new());
     for line in chunk {
         let (number, parsed) = match line {

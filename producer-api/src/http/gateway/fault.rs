@@ -94,6 +94,20 @@ impl Fault {
         }
     }
 
+    /// Tokens were not counted, by the provider's fault or the caller's.
+    pub(in crate::http) fn not_counted(
+        code: &str,
+        message: impl Into<String>,
+        is_rejected: bool,
+    ) -> Self {
+        let status = if is_rejected {
+            StatusCode::BAD_REQUEST
+        } else {
+            StatusCode::BAD_GATEWAY
+        };
+        Self::new(status, code, message)
+    }
+
     /// What became of a job that has ended without an answer.
     pub(in crate::http) fn of(job: &JobView) -> Self {
         let (code, message) = job.error.as_ref().map_or(("", ""), |error| {

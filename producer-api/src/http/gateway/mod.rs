@@ -70,6 +70,11 @@ impl Dialect {
 pub(super) fn routes() -> Router<Arc<Edge>> {
     Router::new()
         .route("/v1/chat/completions", post(openai::chat::create))
+        .route("/v1/responses", post(openai::responses::create))
+        .route("/v1/responses/{id}", get(openai::responses::retrieve))
+        .route("/v1/responses/{id}/cancel", post(openai::responses::cancel))
+        .route("/v1/messages", post(anthropic::messages::create))
+        .route("/v1/messages/count_tokens", post(anthropic::count::count))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{*model}", get(models::retrieve))
         .route("/v1/{*rest}", any(no_such_route))

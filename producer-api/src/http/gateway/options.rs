@@ -30,8 +30,18 @@ struct Options {
     fallbacks: Vec<NewFallback>,
 }
 
-/// Takes the options out; a job of this model with them, that asks nothing yet.
+/// Takes the options out; a job of this model with them, that asks nothing yet and that somebody
+/// waits for.
 pub(in crate::http) fn job(fields: &mut Fields) -> Result<NewJob, Fault> {
+    let job = background_job(fields)?;
+    Ok(NewJob {
+        priority: job.priority.or(Some(INTERACTIVE)),
+        ..job
+    })
+}
+
+/// As [`job`], for a job that nobody waits for.
+pub(in crate::http) fn background_job(fields: &mut Fields) -> Result<NewJob, Fault> {
     let model = fields.needed_text("model")?;
     let given = fields
         .take(FIELD)
@@ -41,7 +51,7 @@ pub(in crate::http) fn job(fields: &mut Fields) -> Result<NewJob, Fault> {
     Ok(NewJob {
         model: options.models.is_empty().then_some(model),
         models: options.models,
-        priority: Some(options.priority.unwrap_or(INTERACTIVE)),
+        priority: options.priority,
         timeout: options.timeout,
         max_attempts: options.max_attempts,
         delivery: options.delivery,

@@ -62,13 +62,33 @@ impl Running {
         edge: &Arc<Edge>,
         caller: &Caller,
         headers: &HeaderMap,
+        job: NewJob,
+    ) -> Result<Self, Fault> {
+        Self::accept(edge, caller, headers, job, Some(MOST_WAIT)).await
+    }
+
+    /// Submits a job that may wait as long as it takes.
+    pub(in crate::http) async fn submit_unbounded(
+        edge: &Arc<Edge>,
+        caller: &Caller,
+        headers: &HeaderMap,
+        job: NewJob,
+    ) -> Result<Self, Fault> {
+        Self::accept(edge, caller, headers, job, None).await
+    }
+
+    async fn accept(
+        edge: &Arc<Edge>,
+        caller: &Caller,
+        headers: &HeaderMap,
         mut job: NewJob,
+        patience: Option<Duration>,
     ) -> Result<Self, Fault> {
         let since = clock::now();
         let idempotency = idempotency::key(headers)?
             .map(|key| idempotency::of(key, &job))
             .transpose()?;
-        job.expires_at = Some(since + MOST_WAIT);
+        job.expires_at = patience.map(|patience| since + patience);
         let id = JobId::generate();
         let rules = Rules {
             max_prompt_bytes: edge.app.config.api.max_prompt_bytes,
@@ -107,6 +127,11 @@ impl Running {
             }
         }
         Ok(running)
+    }
+
+    /// The job goes on without anybody who waits.
+    pub(in crate::http) fn keep(mut self) {
+        self.is_kept = true;
     }
 
     /// Waits for the answer. May be called again when the future was dropped.

@@ -101,10 +101,7 @@ fn ask(mut fields: Fields) -> Result<Asked, Fault> {
         stream.flag("include_obfuscation")?;
         stream.none_left("stream_options")?;
     }
-    if let Some(notes) = fields.take("metadata") {
-        job.metadata = serde_json::from_value(notes)
-            .map_err(|error| Fault::invalid("metadata", error.to_string()))?;
-    }
+    notes(&mut fields, &mut job)?;
     for (name, why) in NOT_CARRIED {
         if fields.take(name).is_some() {
             return Err(Fault::unsupported(name, why));
@@ -134,8 +131,17 @@ fn ask(mut fields: Fields) -> Result<Asked, Fault> {
     })
 }
 
+/// The caller's own notes are those of the job.
+pub(super) fn notes(fields: &mut Fields, job: &mut NewJob) -> Result<(), Fault> {
+    if let Some(notes) = fields.take("metadata") {
+        job.metadata = serde_json::from_value(notes)
+            .map_err(|error| Fault::invalid("metadata", error.to_string()))?;
+    }
+    Ok(())
+}
+
 /// One message of the conversation.
-fn turn(path: &str, message: Value) -> Result<Message, Fault> {
+pub(super) fn turn(path: &str, message: Value) -> Result<Message, Fault> {
     let mut fields = Fields::of(path, message)?;
     let at = |name: &str| format!("{path}.{name}");
     let role = match fields

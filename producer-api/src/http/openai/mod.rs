@@ -2,6 +2,7 @@
 
 mod answer;
 pub(super) mod chat;
+pub(super) mod responses;
 mod stream;
 
 use axum::{

@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// Asks, and plays the worker meanwhile.
-async fn played<T>(
+pub(super) async fn played<T>(
     api: &Api,
     line: &str,
     body: &Value,
@@ -40,7 +40,7 @@ where
 }
 
 /// The one job of the lane of the model m1, as soon as it is there.
-async fn dispatched(api: &Api) -> Dispatch {
+pub(super) async fn dispatched(api: &Api) -> Dispatch {
     let lane = Lane::new(None, Some("m1".into()), Vec::new());
     for _ in 0..1000 {
         if let Some(dispatch) = api.dispatch(&lane).await.pop() {
@@ -51,7 +51,7 @@ async fn dispatched(api: &Api) -> Dispatch {
     panic!("no job came");
 }
 
-fn answer(text: &str, stop_reason: &str) -> Completion {
+pub(super) fn answer(text: &str, stop_reason: &str) -> Completion {
     Completion {
         text: text.into(),
         model: Some("m1-2026".into()),
@@ -65,7 +65,7 @@ fn answer(text: &str, stop_reason: &str) -> Completion {
     }
 }
 
-async fn fail(api: &Api, dispatch: &Dispatch, outcome: Outcome) {
+pub(super) async fn fail(api: &Api, dispatch: &Dispatch, outcome: Outcome) {
     let now = sluice_shared::clock::now();
     let reply = Reply {
         learned: Box::default(),
@@ -83,7 +83,7 @@ async fn fail(api: &Api, dispatch: &Dispatch, outcome: Outcome) {
 }
 
 /// The data of each event of a stream.
-fn events(text: &str) -> Vec<Value> {
+pub(super) fn events(text: &str) -> Vec<Value> {
     text.lines()
         .filter_map(|line| line.strip_prefix("data: "))
         .map(|data| serde_json::from_str(data).unwrap_or_else(|_| data.into()))
@@ -472,7 +472,7 @@ async fn models_are_listed_for_both_dialects() {
     );
 }
 
-async fn say(api: &Api, job: JobId, attempt: u32, text: &str) {
+pub(super) async fn say(api: &Api, job: JobId, attempt: u32, text: &str) {
     let piece = Piece::Text {
         attempt,
         text: text.into(),

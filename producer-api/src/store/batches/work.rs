@@ -10,8 +10,11 @@ use uuid::Uuid;
 
 use super::{BATCH, BatchRow, count_jobs, line_number};
 use crate::store::{
-    NewRow, Store, StoreError, Submission, count, fair, fallback, for_update, parse_json,
-    submit::insert_jobs, to_json,
+    NewRow, Store, StoreError, Submission, count, dependencies, fair, fallback, for_update,
+    parse_json,
+    submit::insert_jobs,
+    to_json,
+    webhooks::{self, Occurrence},
 };
 
 /// Batches looked at in one pass, at most.
@@ -24,6 +27,8 @@ pub struct Fed {
     pub lanes: Vec<Lane>,
     /// The new jobs, with their states.
     pub jobs: Vec<(JobId, State)>,
+    /// Jobs that some of them come after.
+    pub parents: Vec<JobId>,
 }
 
 /// What came of cancelling some jobs of a batch.
@@ -42,8 +47,8 @@ pub struct EndedBatch {
     pub id: BatchId,
     /// Who submitted it.
     pub client: String,
-    /// Which API it came by.
-    pub kind: String,
+    /// Its name, if it was given one.
+    pub name: Option<String>,
     /// How its jobs ended.
     pub counts: BatchCounts,
     /// When.
@@ -119,6 +124,9 @@ impl Store {
         let mut fed = Fed::default();
         for row in submission.rows {
             fed.jobs.push((row.id, state));
+            if let Some(after) = row.after {
+                fed.parents.extend(after.parents);
+            }
             if state == State::Queued && row.run_at <= now && !fed.lanes.contains(&row.lane) {
                 fed.lanes.push(row.lane);
             }
@@ -149,6 +157,8 @@ impl Store {
         let tags = places.tags.first().map_or(&[][..], Vec::as_slice);
         insert_jobs(tx, &[(submission, tags)], None, Some((id, lines)), now).await?;
         fallback::insert(tx, submission.rows.iter(), now).await?;
+        webhooks::insert(tx, submission.rows.iter()).await?;
+        dependencies::insert(tx, submission.rows.iter()).await?;
         if !cancel {
             return Ok(State::Queued);
         }
@@ -165,6 +175,8 @@ impl Store {
             last.into(),
         ];
         tx.execute_raw(statement(tx, &sql, values)).await?;
+        let ended: Vec<Uuid> = submission.rows.iter().map(|row| row.id.0).collect();
+        webhooks::tell_of_ended(tx, &ended, now).await?;
         Ok(cancelled)
     }
 
@@ -205,10 +217,14 @@ impl Store {
         let sql = some("jobs.state = 'queued'", &ends, "jobs.id");
         let (batch, most) = (Value::from(id.0), Value::from(i64::from(most)));
         let values = [batch.clone(), most.clone(), now.as_millis().into()];
-        let rows = statement(&self.write, &sql, values);
-        for row in self.write.query_all_raw(rows).await? {
-            done.ended.push(JobId(row.try_get_by_index::<Uuid>(0)?));
+        let tx = self.begin().await?;
+        let mut ended = Vec::new();
+        for row in tx.query_all_raw(statement(&tx, &sql, values)).await? {
+            ended.push(row.try_get_by_index::<Uuid>(0)?);
         }
+        webhooks::tell_of_ended(&tx, &ended, now).await?;
+        tx.commit().await?;
+        done.ended.extend(ended.into_iter().map(JobId));
         if !done.ended.is_empty() {
             return Ok(done);
         }
@@ -252,7 +268,7 @@ impl Store {
             .query_one_raw(statement(
                 &tx,
                 "UPDATE batches SET ended_at = $2, counts = $3 \
-                 WHERE id = $1 AND ended_at IS NULL AND total = $4 RETURNING client, kind",
+                 WHERE id = $1 AND ended_at IS NULL AND total = $4 RETURNING client, name",
                 values,
             ))
             .await?;
@@ -262,12 +278,15 @@ impl Store {
         let ended = EndedBatch {
             id,
             client: row.try_get_by_index(0)?,
-            kind: row.try_get_by_index(1)?,
+            name: row.try_get_by_index(1)?,
             counts,
             ended_at: now,
         };
         // The one place where a batch ends: what must be told of it exactly once is written here,
         // in this transaction.
+        let news = Occurrence::of_batch(&ended)?;
+        let has_endpoints = webhooks::has_endpoints(&tx).await?;
+        webhooks::tell(&tx, &[news], has_endpoints, now).await?;
         tx.commit().await?;
         Ok(Some(ended))
     }

@@ -49,6 +49,7 @@ pub struct Model {
     pub finished_at: Option<i64>,
     pub batch: Option<Uuid>,
     pub batch_line: Option<i64>,
+    pub has_children: bool,
 }
 
 #[derive(Clone, Copy, Debug, EnumIter, DeriveRelation)]

@@ -184,18 +184,13 @@ impl Store {
     ///
     /// # Errors
     /// When the database cannot be reached.
-    pub async fn test_webhook(
+    pub async fn try_webhook(
         &self,
         endpoint: &EndpointRow,
         data: String,
         now: Time,
     ) -> Result<Uuid, StoreError> {
-        let test = Occurrence {
-            kind: EventKind::WebhookTest,
-            job: None,
-            data: Some(data),
-            except: None,
-        };
+        let test = Occurrence::other(EventKind::WebhookTest, data);
         let tx = self.begin().await?;
         let mut new = NewDeliveries::default();
         new.push(Uuid::now_v7(), &test, &To::Endpoint(endpoint));
@@ -314,10 +309,8 @@ pub(super) async fn disable(
     hold(tx, id).await?;
     let data = serde_json::json!({ "webhook": id, "reason": reason });
     let news = Occurrence {
-        kind: EventKind::WebhookDisabled,
-        job: None,
-        data: Some(data.to_string()),
         except: Some(id),
+        ..Occurrence::other(EventKind::WebhookDisabled, data.to_string())
     };
     tell(tx, &[news], true, now).await?;
     Ok(true)
