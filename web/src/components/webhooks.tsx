@@ -29,6 +29,7 @@ export const kinds = [
   "job.failed",
   "job.cancelled",
   "job.expired",
+  "batch.ended",
   "webhook.disabled",
 ] as const satisfies EventKind[];
 
