@@ -57,7 +57,12 @@ export function WebhookState({ webhook }: { webhook: Webhook }) {
       {!webhook.enabled ? (
         <Pill color={grey}>{t("webhooks.disabled")}</Pill>
       ) : webhook.failing_since ? (
-        <Pill color={red}>{t("webhooks.failing", { time: dateTime(webhook.failing_since) })}</Pill>
+        <>
+          <Pill color={red}>{t("webhooks.failing")}</Pill>
+          <Text size="xs" c="dimmed" className="num">
+            {t("webhooks.failingSince", { time: dateTime(webhook.failing_since) })}
+          </Text>
+        </>
       ) : (
         <Pill color={green}>{t("webhooks.enabled")}</Pill>
       )}
@@ -98,7 +103,7 @@ export function LastDeliveries({ webhook }: { webhook: Webhook }) {
       <Link to="/webhooks/deliveries/$id" params={{ id: newest.id }} className="row-link">
         {t(`webhooks.is.${newest.state}`)}
       </Link>
-      <Text span c="dimmed" inherit className="num">
+      <Text span c="dimmed" inherit className="num" style={{ whiteSpace: "nowrap" }}>
         {ago(newest.event_at, now)}
       </Text>
     </Group>

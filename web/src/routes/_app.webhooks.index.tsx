@@ -64,7 +64,7 @@ function Endpoints() {
   const { t } = useTranslation();
   const { data: webhooks, error } = useQuery(webhooksQuery);
   return (
-    <TableCard label={t("webhooks.endpoints")} minWidth={900}>
+    <TableCard label={t("webhooks.endpoints")} minWidth={980}>
       {error && !webhooks ? (
         <Empty title={t("common.error")} text={error.message} />
       ) : !webhooks ? (
@@ -79,7 +79,7 @@ function Endpoints() {
         <Table>
           <Table.Thead>
             <Table.Tr>
-              <Table.Th>{t("webhooks.endpoint")}</Table.Th>
+              <Table.Th w={270}>{t("webhooks.endpoint")}</Table.Th>
               <Table.Th>{t("webhooks.state")}</Table.Th>
               <Table.Th>{t("webhooks.events")}</Table.Th>
               <Table.Th>{t("webhooks.client")}</Table.Th>
@@ -107,7 +107,7 @@ function Endpoints() {
                     </Text>
                   )}
                 </Table.Td>
-                <Table.Td maw={260}>
+                <Table.Td maw={220}>
                   <WebhookState webhook={webhook} />
                 </Table.Td>
                 <Table.Td>
