@@ -37,6 +37,7 @@ test("a batch is uploaded, followed to its end, and its results are downloaded",
     .first()
     .getByRole("link")
     .click();
+  await expect(page.getByRole("heading", { level: 1, name: "Job", exact: true })).toBeVisible();
   await page.getByRole("main").getByRole("link", { name: /…/ }).click();
   await expect(page.getByRole("heading", { level: 1, name: "tickets" })).toBeVisible();
 });
