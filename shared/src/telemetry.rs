@@ -2,7 +2,9 @@
 
 use std::io::IsTerminal;
 
-use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use metrics_exporter_prometheus::{
+    Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
+};
 use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_otlp::WithExportConfig;
 use opentelemetry_sdk::{propagation::TraceContextPropagator, trace::SdkTracerProvider};
@@ -92,14 +94,23 @@ pub fn start(log: &Log, telemetry: &Telemetry, role: &'static str) -> anyhow::Re
     Ok(guard)
 }
 
+/// What keeps metrics and renders them; nothing is recorded in it by itself.
+///
+/// # Errors
+/// None that a configuration could bring about.
+pub fn recorder() -> anyhow::Result<PrometheusRecorder> {
+    let builder = PrometheusBuilder::new();
+    let builder =
+        builder.set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &DURATION_BUCKETS)?;
+    Ok(builder.build_recorder())
+}
+
 /// Makes the process's metrics, to be rendered for Prometheus.
 ///
 /// # Errors
 /// When there are some already.
 pub fn metrics() -> anyhow::Result<PrometheusHandle> {
-    let recorder = PrometheusBuilder::new()
-        .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &DURATION_BUCKETS)?
-        .build_recorder();
+    let recorder = recorder()?;
     let handle = recorder.handle();
     metrics::set_global_recorder(recorder)
         .map_err(|_| anyhow::anyhow!("this process has metrics already"))?;

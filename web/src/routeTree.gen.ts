@@ -16,8 +16,13 @@ import { Route as AppAccountsRouteImport } from "./routes/_app.accounts";
 import { Route as AppKeysRouteImport } from "./routes/_app.keys";
 import { Route as AppPlaygroundRouteImport } from "./routes/_app.playground";
 import { Route as AppWorkersRouteImport } from "./routes/_app.workers";
+import { Route as AppBatchesIndexRouteImport } from "./routes/_app.batches.index";
+import { Route as AppBatchesIdRouteImport } from "./routes/_app.batches.$id";
 import { Route as AppJobsIndexRouteImport } from "./routes/_app.jobs.index";
 import { Route as AppJobsIdRouteImport } from "./routes/_app.jobs.$id";
+import { Route as AppWebhooksIndexRouteImport } from "./routes/_app.webhooks.index";
+import { Route as AppWebhooksIdRouteImport } from "./routes/_app.webhooks.$id";
+import { Route as AppWebhooksDeliveriesIdRouteImport } from "./routes/_app.webhooks.deliveries.$id";
 
 const AppRoute = AppRouteImport.update({
   id: "/_app",
@@ -53,6 +58,16 @@ const AppWorkersRoute = AppWorkersRouteImport.update({
   path: "/workers",
   getParentRoute: () => AppRoute,
 } as any);
+const AppBatchesIndexRoute = AppBatchesIndexRouteImport.update({
+  id: "/batches/",
+  path: "/batches/",
+  getParentRoute: () => AppRoute,
+} as any);
+const AppBatchesIdRoute = AppBatchesIdRouteImport.update({
+  id: "/batches/$id",
+  path: "/batches/$id",
+  getParentRoute: () => AppRoute,
+} as any);
 const AppJobsIndexRoute = AppJobsIndexRouteImport.update({
   id: "/jobs/",
   path: "/jobs/",
@@ -63,6 +78,21 @@ const AppJobsIdRoute = AppJobsIdRouteImport.update({
   path: "/jobs/$id",
   getParentRoute: () => AppRoute,
 } as any);
+const AppWebhooksIndexRoute = AppWebhooksIndexRouteImport.update({
+  id: "/webhooks/",
+  path: "/webhooks/",
+  getParentRoute: () => AppRoute,
+} as any);
+const AppWebhooksIdRoute = AppWebhooksIdRouteImport.update({
+  id: "/webhooks/$id",
+  path: "/webhooks/$id",
+  getParentRoute: () => AppRoute,
+} as any);
+const AppWebhooksDeliveriesIdRoute = AppWebhooksDeliveriesIdRouteImport.update({
+  id: "/webhooks/deliveries/$id",
+  path: "/webhooks/deliveries/$id",
+  getParentRoute: () => AppRoute,
+} as any);
 
 export interface FileRoutesByFullPath {
   "/": typeof AppIndexRoute;
@@ -71,8 +101,13 @@ export interface FileRoutesByFullPath {
   "/keys": typeof AppKeysRoute;
   "/playground": typeof AppPlaygroundRoute;
   "/workers": typeof AppWorkersRoute;
+  "/batches/$id": typeof AppBatchesIdRoute;
   "/jobs/$id": typeof AppJobsIdRoute;
+  "/webhooks/$id": typeof AppWebhooksIdRoute;
+  "/batches/": typeof AppBatchesIndexRoute;
   "/jobs/": typeof AppJobsIndexRoute;
+  "/webhooks/": typeof AppWebhooksIndexRoute;
+  "/webhooks/deliveries/$id": typeof AppWebhooksDeliveriesIdRoute;
 }
 export interface FileRoutesByTo {
   "/sign-in": typeof SignInRoute;
@@ -81,8 +116,13 @@ export interface FileRoutesByTo {
   "/playground": typeof AppPlaygroundRoute;
   "/workers": typeof AppWorkersRoute;
   "/": typeof AppIndexRoute;
+  "/batches/$id": typeof AppBatchesIdRoute;
   "/jobs/$id": typeof AppJobsIdRoute;
+  "/webhooks/$id": typeof AppWebhooksIdRoute;
+  "/batches": typeof AppBatchesIndexRoute;
   "/jobs": typeof AppJobsIndexRoute;
+  "/webhooks": typeof AppWebhooksIndexRoute;
+  "/webhooks/deliveries/$id": typeof AppWebhooksDeliveriesIdRoute;
 }
 export interface FileRoutesById {
   __root__: typeof rootRouteImport;
@@ -93,8 +133,13 @@ export interface FileRoutesById {
   "/_app/playground": typeof AppPlaygroundRoute;
   "/_app/workers": typeof AppWorkersRoute;
   "/_app/": typeof AppIndexRoute;
+  "/_app/batches/$id": typeof AppBatchesIdRoute;
   "/_app/jobs/$id": typeof AppJobsIdRoute;
+  "/_app/webhooks/$id": typeof AppWebhooksIdRoute;
+  "/_app/batches/": typeof AppBatchesIndexRoute;
   "/_app/jobs/": typeof AppJobsIndexRoute;
+  "/_app/webhooks/": typeof AppWebhooksIndexRoute;
+  "/_app/webhooks/deliveries/$id": typeof AppWebhooksDeliveriesIdRoute;
 }
 export interface FileRouteTypes {
   fileRoutesByFullPath: FileRoutesByFullPath;
@@ -105,8 +150,13 @@ export interface FileRouteTypes {
     | "/keys"
     | "/playground"
     | "/workers"
+    | "/batches/$id"
     | "/jobs/$id"
-    | "/jobs/";
+    | "/webhooks/$id"
+    | "/batches/"
+    | "/jobs/"
+    | "/webhooks/"
+    | "/webhooks/deliveries/$id";
   fileRoutesByTo: FileRoutesByTo;
   to:
     | "/sign-in"
@@ -115,8 +165,13 @@ export interface FileRouteTypes {
     | "/playground"
     | "/workers"
     | "/"
+    | "/batches/$id"
     | "/jobs/$id"
-    | "/jobs";
+    | "/webhooks/$id"
+    | "/batches"
+    | "/jobs"
+    | "/webhooks"
+    | "/webhooks/deliveries/$id";
   id:
     | "__root__"
     | "/_app"
@@ -126,8 +181,13 @@ export interface FileRouteTypes {
     | "/_app/playground"
     | "/_app/workers"
     | "/_app/"
+    | "/_app/batches/$id"
     | "/_app/jobs/$id"
-    | "/_app/jobs/";
+    | "/_app/webhooks/$id"
+    | "/_app/batches/"
+    | "/_app/jobs/"
+    | "/_app/webhooks/"
+    | "/_app/webhooks/deliveries/$id";
   fileRoutesById: FileRoutesById;
 }
 export interface RootRouteChildren {
@@ -186,6 +246,20 @@ declare module "@tanstack/react-router" {
       preLoaderRoute: typeof AppWorkersRouteImport;
       parentRoute: typeof AppRoute;
     };
+    "/_app/batches/": {
+      id: "/_app/batches/";
+      path: "/batches";
+      fullPath: "/batches/";
+      preLoaderRoute: typeof AppBatchesIndexRouteImport;
+      parentRoute: typeof AppRoute;
+    };
+    "/_app/batches/$id": {
+      id: "/_app/batches/$id";
+      path: "/batches/$id";
+      fullPath: "/batches/$id";
+      preLoaderRoute: typeof AppBatchesIdRouteImport;
+      parentRoute: typeof AppRoute;
+    };
     "/_app/jobs/": {
       id: "/_app/jobs/";
       path: "/jobs";
@@ -200,6 +274,27 @@ declare module "@tanstack/react-router" {
       preLoaderRoute: typeof AppJobsIdRouteImport;
       parentRoute: typeof AppRoute;
     };
+    "/_app/webhooks/": {
+      id: "/_app/webhooks/";
+      path: "/webhooks";
+      fullPath: "/webhooks/";
+      preLoaderRoute: typeof AppWebhooksIndexRouteImport;
+      parentRoute: typeof AppRoute;
+    };
+    "/_app/webhooks/$id": {
+      id: "/_app/webhooks/$id";
+      path: "/webhooks/$id";
+      fullPath: "/webhooks/$id";
+      preLoaderRoute: typeof AppWebhooksIdRouteImport;
+      parentRoute: typeof AppRoute;
+    };
+    "/_app/webhooks/deliveries/$id": {
+      id: "/_app/webhooks/deliveries/$id";
+      path: "/webhooks/deliveries/$id";
+      fullPath: "/webhooks/deliveries/$id";
+      preLoaderRoute: typeof AppWebhooksDeliveriesIdRouteImport;
+      parentRoute: typeof AppRoute;
+    };
   }
 }
 
@@ -209,8 +304,13 @@ interface AppRouteChildren {
   AppPlaygroundRoute: typeof AppPlaygroundRoute;
   AppWorkersRoute: typeof AppWorkersRoute;
   AppIndexRoute: typeof AppIndexRoute;
+  AppBatchesIdRoute: typeof AppBatchesIdRoute;
   AppJobsIdRoute: typeof AppJobsIdRoute;
+  AppWebhooksIdRoute: typeof AppWebhooksIdRoute;
+  AppBatchesIndexRoute: typeof AppBatchesIndexRoute;
   AppJobsIndexRoute: typeof AppJobsIndexRoute;
+  AppWebhooksIndexRoute: typeof AppWebhooksIndexRoute;
+  AppWebhooksDeliveriesIdRoute: typeof AppWebhooksDeliveriesIdRoute;
 }
 
 const AppRouteChildren: AppRouteChildren = {
@@ -219,8 +319,13 @@ const AppRouteChildren: AppRouteChildren = {
   AppPlaygroundRoute: AppPlaygroundRoute,
   AppWorkersRoute: AppWorkersRoute,
   AppIndexRoute: AppIndexRoute,
+  AppBatchesIdRoute: AppBatchesIdRoute,
   AppJobsIdRoute: AppJobsIdRoute,
+  AppWebhooksIdRoute: AppWebhooksIdRoute,
+  AppBatchesIndexRoute: AppBatchesIndexRoute,
   AppJobsIndexRoute: AppJobsIndexRoute,
+  AppWebhooksIndexRoute: AppWebhooksIndexRoute,
+  AppWebhooksDeliveriesIdRoute: AppWebhooksDeliveriesIdRoute,
 };
 
 const AppRouteWithChildren = AppRoute._addFileChildren(AppRouteChildren);

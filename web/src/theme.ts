@@ -67,7 +67,14 @@ export const theme = createTheme({
     Card: Card.extend({ defaultProps: { withBorder: true, padding: "lg", radius: "lg" } }),
     Button: Button.extend({ defaultProps: { size: "sm" } }),
     Badge: Badge.extend({ defaultProps: { tt: "none", fw: 500, radius: "sm" } }),
-    Modal: Modal.extend({ defaultProps: { centered: true, radius: "lg" } }),
+    Modal: Modal.extend({
+      defaultProps: {
+        centered: true,
+        radius: "lg",
+        // Its <header> would be a second banner of the page.
+        attributes: { header: { role: "presentation" } },
+      },
+    }),
     Tooltip: Tooltip.extend({ defaultProps: { openDelay: 300 } }),
     Table: Table.extend({ defaultProps: { verticalSpacing: "sm", horizontalSpacing: "md" } }),
   },

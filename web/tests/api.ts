@@ -39,6 +39,23 @@ export async function submitOne(job: Record<string, unknown>, wait = "30s"): Pro
   return id;
 }
 
+/** A batch of jobs that are alike. */
+export async function submitBatch(
+  name: string,
+  count: number,
+  job: Record<string, unknown>,
+): Promise<{ id: string }> {
+  const line = (_: unknown, index: number) =>
+    JSON.stringify({ prompt: prompts[index % prompts.length], ...job });
+  const answer = await fetch(`${url()}/api/batches?name=${encodeURIComponent(name)}`, {
+    method: "POST",
+    headers: { authorization: `Bearer ${adminKey()}`, "content-type": "application/jsonl" },
+    body: Array.from({ length: count }, line).join("\n"),
+  });
+  if (!answer.ok) throw new Error(`a batch: ${answer.status} ${await answer.text()}`);
+  return (await answer.json()) as { id: string };
+}
+
 export async function signIn(page: Page, key = adminKey()) {
   const answer = await page.request.post(`${url()}/api/session`, {
     data: { key },
@@ -47,10 +64,11 @@ export async function signIn(page: Page, key = adminKey()) {
   expect(answer.status()).toBe(201);
 }
 
-/** No violation of the rules that a machine can check, once the page is there. */
-export async function isAccessible(page: Page) {
-  await expect(page.getByRole("heading", { level: 1 })).toBeVisible();
-  const { violations } = await new AxeBuilder({ page }).analyze();
+/** No violation of the rules that a machine can check, once the page, or a part of it, is there. */
+export async function isAccessible(page: Page, part?: string) {
+  await expect(page.locator(part ?? "h1").first()).toBeVisible();
+  const axe = new AxeBuilder({ page });
+  const { violations } = await (part ? axe.include(part) : axe).analyze();
   const told = violations.map(
     ({ id, nodes }) => `${id}: ${nodes.map(({ html }) => html.slice(0, 160)).join(" | ")}`,
   );

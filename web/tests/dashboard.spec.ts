@@ -2,7 +2,7 @@ import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Page } from "@playwright/test";
-import { call, expect, isAccessible, signIn, submit, submitOne, test, url } from "./api";
+import { call, expect, isAccessible, signIn, submit, submitBatch, submitOne, test, url } from "./api";
 import { freePort, start } from "./server";
 
 const heading = (page: Page, name: string) => page.getByRole("heading", { level: 1, name });
@@ -202,11 +202,23 @@ for (const [name, options] of Object.entries({
     test("every page is accessible and fits", async ({ page }) => {
       await submit(20);
       const id = await submitOne({ prompt: "look", model: "echo" });
+      const batch = await submitBatch("letters", 6, { model: "echo" });
+      // Nobody listens there: its delivery fails.
+      const endpoint = { url: "http://127.0.0.1:9/hook", events: ["job.failed"], description: "on call" };
+      const hook = await call<{ id: string }>("POST", "/api/webhooks", endpoint);
+      const told = await call<{ id: string }>("POST", `/api/webhooks/${hook.id}/test`);
       await signIn(page);
       for (const path of [
         "",
         "jobs",
         `jobs/${id}`,
+        `jobs?batch=${batch.id}`,
+        "batches",
+        `batches/${batch.id}`,
+        "batches/not-an-id",
+        "webhooks",
+        `webhooks/${hook.id}`,
+        `webhooks/deliveries/${told.id}`,
         "playground",
         "accounts",
         "workers",

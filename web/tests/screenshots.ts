@@ -1,6 +1,6 @@
 /** Takes the pictures of the documentation: `make screenshots`. */
 import { mkdirSync } from "node:fs";
-import { expect, signIn, submit, submitOne, test, url } from "./api";
+import { call, expect, signIn, submit, submitBatch, submitOne, test, url } from "./api";
 
 const dir = "../docs/screenshots";
 
@@ -13,6 +13,16 @@ test("pictures", async ({ page }) => {
     tags: ["team"],
     priority: 50,
   });
+  await submitBatch("invoices-october", 24, { model: "echo" });
+  const batch = await submitBatch("nightly-summaries", 240, { tags: ["team"] });
+  for (const [host, more] of Object.entries({
+    "127.0.0.1:9": { events: ["job.failed", "job.expired"], description: "Tells whoever is on call" },
+    "127.0.0.1:10": { client: "billing", description: "Books each answer" },
+  })) {
+    const endpoint = { url: `http://${host}/hooks/sluice`, ...more };
+    const { id } = await call<{ id: string }>("POST", "/api/webhooks", endpoint);
+    await call("POST", `/api/webhooks/${id}/test`);
+  }
   await submit(60);
   await signIn(page);
   await page.setViewportSize({ width: 1280, height: 800 });
@@ -32,6 +42,9 @@ test("pictures", async ({ page }) => {
   };
   await take("jobs", "/jobs");
   await take("job", `/jobs/${id}`);
+  await take("batches", "/batches");
+  await take("batch", `/batches/${batch.id}`);
+  await take("webhooks", "/webhooks");
   await take("accounts", "/accounts");
   await take("workers", "/workers");
   await take("keys", "/keys");

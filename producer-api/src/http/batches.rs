@@ -6,7 +6,7 @@ pub(super) mod upload;
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -52,6 +52,24 @@ const MOST_ESTIMATES: usize = 1_000;
 /// When batches may end, as it was estimated last.
 #[derive(Debug, Default)]
 pub(super) struct Estimates(Mutex<HashMap<BatchId, (Instant, Option<Time>)>>);
+
+impl Estimates {
+    fn lock(&self) -> MutexGuard<'_, HashMap<BatchId, (Instant, Option<Time>)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn get(&self, id: BatchId) -> Option<(Instant, Option<Time>)> {
+        self.lock().get(&id).copied()
+    }
+
+    fn put(&self, id: BatchId, end: Option<Time>) {
+        let mut estimates = self.lock();
+        if estimates.len() >= MOST_ESTIMATES {
+            estimates.clear();
+        }
+        estimates.insert(id, (Instant::now(), end));
+    }
+}
 
 /// Submit a batch: many jobs in one upload, one JSON document a line.
 ///
@@ -287,7 +305,7 @@ async fn view(edge: &Edge, batch: BatchRow) -> Result<BatchView, ApiError> {
 }
 
 /// As [`view`], with what is told of one batch alone.
-async fn show(edge: &Edge, batch: BatchRow) -> Result<BatchView, ApiError> {
+async fn show(edge: &Arc<Edge>, batch: BatchRow) -> Result<BatchView, ApiError> {
     let mut view = view(edge, batch).await?;
     if view.rejected > 0 {
         let rejects = edge.app.store.batch_rejects(view.id, 0, MOST_ERRORS);
@@ -299,19 +317,27 @@ async fn show(edge: &Edge, batch: BatchRow) -> Result<BatchView, ApiError> {
     Ok(view)
 }
 
-async fn estimate(edge: &Edge, batch: &BatchView) -> Result<Option<Time>, ApiError> {
-    let lock = || {
-        edge.estimates
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+/// When it may end. One that was told before is told again while a new one is made, so that who asks
+/// for the progress does not wait for a look at all that waits.
+async fn estimate(edge: &Arc<Edge>, batch: &BatchView) -> Result<Option<Time>, ApiError> {
+    let known = edge.estimates.get(batch.id);
+    let Some((at, end)) = known else {
+        return estimate_anew(edge, batch).await;
     };
-    let known = lock().get(&batch.id).copied();
-    if let Some((at, end)) = known
-        && at.elapsed() < ESTIMATE
-    {
-        return Ok(end);
+    if at.elapsed() >= ESTIMATE {
+        // The next one to ask finds it fresh, and makes none as well.
+        edge.estimates.put(batch.id, end);
+        let (chores, edge, batch) = (edge.chores.clone(), edge.clone(), batch.clone());
+        chores.spawn(async move {
+            if let Err(error) = estimate_anew(&edge, &batch).await {
+                tracing::debug!(batch = %batch.id, ?error, "its end could not be estimated");
+            }
+        });
     }
+    Ok(end)
+}
+
+async fn estimate_anew(edge: &Edge, batch: &BatchView) -> Result<Option<Time>, ApiError> {
     let Some((lane, priority)) = edge.truth(edge.app.store.batch_tail(batch.id)).await? else {
         return Ok(None);
     };
@@ -323,11 +349,7 @@ async fn estimate(edge: &Edge, batch: &BatchView) -> Result<Option<Time>, ApiErr
         batch.counts.unfinished(),
     )
     .await?;
-    let mut estimates = lock();
-    if estimates.len() >= MOST_ESTIMATES {
-        estimates.clear();
-    }
-    estimates.insert(batch.id, (Instant::now(), end));
+    edge.estimates.put(batch.id, end);
     Ok(end)
 }
 

@@ -98,8 +98,9 @@ struct Edge {
     refusals: Refusals,
     /// Event streams that may still be opened.
     streams: Arc<Semaphore>,
-    /// Jobs that are being cancelled because nobody waits for them any more.
-    farewells: TaskTracker,
+    /// What is done when the answer is out: jobs that nobody waits for any more are cancelled, and
+    /// estimates made anew.
+    chores: TaskTracker,
     /// Uploads that may still be begun.
     uploads: Arc<Semaphore>,
     estimates: batches::Estimates,
@@ -118,7 +119,7 @@ impl Edge {
             rates: rate::Rates::default(),
             glance: Glance::default(),
             refusals: Refusals::default(),
-            farewells: TaskTracker::new(),
+            chores: TaskTracker::new(),
             streams: Arc::new(Semaphore::new(events::MOST_STREAMS)),
             uploads: Arc::new(Semaphore::new(app.config.batches.max_uploads)),
             estimates: batches::Estimates::default(),
@@ -151,7 +152,7 @@ pub async fn serve(
     let patience = app.config.api.request_timeout.0;
     let recorder = app.metrics.clone();
     let edge = Arc::new(Edge::new(app, shutdown.clone()));
-    let farewells = edge.farewells.clone();
+    let chores = edge.chores.clone();
     let router = router(edge);
     let upkeep = async {
         let mut tick = tokio::time::interval(UPKEEP);
@@ -165,8 +166,8 @@ pub async fn serve(
         () = server::run(listener, router, patience, shutdown) => {}
         () = upkeep => {}
     }
-    farewells.close();
-    farewells.wait().await;
+    chores.close();
+    chores.wait().await;
     Ok(())
 }
 

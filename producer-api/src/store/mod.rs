@@ -175,8 +175,9 @@ impl Store {
         let path = path.to_str().ok_or_else(|| {
             ConfigError::value("SLUICE_HOME", "must be a path in UTF-8 for SQLite to open")
         })?;
-        let write = Self::open_sqlite(path, 1).await?;
-        let read = Self::open_sqlite(path, 4).await?;
+        // Each connection has a cache of its own, in KiB. Readers look at little at a time.
+        let write = Self::open_sqlite(path, 1, 65_536).await?;
+        let read = Self::open_sqlite(path, 4, 16_384).await?;
         let store = Self::over(write, read);
         store.migrate().await?;
         Ok(store)
@@ -197,7 +198,11 @@ impl Store {
         self.charges.load(Ordering::Relaxed)
     }
 
-    async fn open_sqlite(path: &str, connections: u32) -> Result<DatabaseConnection, StoreError> {
+    async fn open_sqlite(
+        path: &str,
+        connections: u32,
+        cache: u32,
+    ) -> Result<DatabaseConnection, StoreError> {
         let path = path.to_owned();
         // The file is named below, where any character may be in it.
         let mut options = ConnectOptions::new("sqlite::memory:");
@@ -222,7 +227,7 @@ impl Store {
                     .statement_cache_capacity(200)
                     // A whole batch, or its thread and its reader would wait for each other.
                     .row_buffer_size(1024)
-                    .pragma("cache_size", "-65536")
+                    .pragma("cache_size", format!("-{cache}"))
                     .pragma("temp_store", "memory")
                     .pragma("wal_autocheckpoint", "4000")
             });

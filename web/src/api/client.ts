@@ -15,6 +15,13 @@ export type Scope = Schemas["Scope"];
 export type Session = Schemas["SessionView"];
 export type NewJob = Schemas["NewJob"];
 export type JobChanges = Schemas["JobChanges"];
+export type Batch = Schemas["BatchView"];
+export type BatchState = Schemas["BatchState"];
+export type Webhook = Schemas["WebhookView"];
+export type Delivery = Schemas["DeliveryView"];
+export type DeliveryDetail = Schemas["DeliveryDetail"];
+export type DeliveryState = Schemas["DeliveryState"];
+export type EventKind = Schemas["EventKind"];
 export type Health = Schemas["Health"];
 export type Problem = Schemas["Problem"];
 

@@ -8,6 +8,7 @@ import {
   Modal,
   Skeleton,
   Stack,
+  Table,
   Text,
   Title,
   Tooltip,
@@ -17,13 +18,13 @@ import type { ReactNode } from "react";
 import { useTranslation } from "react-i18next";
 import type { Account, JobState } from "@/api/client";
 
-const green = "light-dark(#1f9254, #3fb877)";
-const red = "light-dark(#d0342c, #f0645c)";
-const amber = "light-dark(#c27803, #e2a336)";
-const blue = "light-dark(#3370e2, #6695f1)";
-const grey = "light-dark(#9aa1ab, #6b737f)";
+export const green = "light-dark(#1f9254, #3fb877)";
+export const red = "light-dark(#d0342c, #f0645c)";
+export const amber = "light-dark(#c27803, #e2a336)";
+export const blue = "light-dark(#3370e2, #6695f1)";
+export const grey = "light-dark(#9aa1ab, #6b737f)";
 
-const stateColors: Record<JobState, string> = {
+export const stateColors: Record<JobState, string> = {
   queued: grey,
   dispatched: amber,
   running: blue,
@@ -213,6 +214,28 @@ export function Code({ text, label }: { text: string; label: string }) {
         <Copy value={text} label={`${label}: copy`} />
       </Box>
     </Box>
+  );
+}
+
+/** Names and what stands for them; those without a value are left out. */
+export function Details({ rows }: { rows: [string, ReactNode][] }) {
+  return (
+    <Table variant="vertical" verticalSpacing={6} horizontalSpacing={0} withRowBorders={false}>
+      <Table.Tbody>
+        {rows
+          .filter(([, value]) => value)
+          .map(([name, value]) => (
+            <Table.Tr key={name}>
+              <Table.Th w={110} bg="transparent" fw={400} c="dimmed" fz="sm">
+                {name}
+              </Table.Th>
+              <Table.Td fz="sm" style={{ overflowWrap: "anywhere" }}>
+                {value}
+              </Table.Td>
+            </Table.Tr>
+          ))}
+      </Table.Tbody>
+    </Table>
   );
 }
 

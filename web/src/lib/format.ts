@@ -21,6 +21,17 @@ export const dateTime = (time: string | number) =>
 export const clock = (time: string | number) =>
   new Intl.DateTimeFormat(locale(), { timeStyle: "short" }).format(new Date(time));
 
+export function bytes(size: number): string {
+  const units = ["byte", "kilobyte", "megabyte", "gigabyte"];
+  const step = Math.min(units.length - 1, Math.floor(Math.log10(Math.max(1, size)) / 3));
+  return new Intl.NumberFormat(locale(), {
+    style: "unit",
+    unit: units[step] as string,
+    unitDisplay: "short",
+    maximumFractionDigits: 1,
+  }).format(size / 1_000 ** step);
+}
+
 /** A length of time in milliseconds, in two figures at most. */
 export function duration(ms: number): string {
   const unit = (value: number, unit: string) =>

@@ -21,7 +21,13 @@ export function useNews(): "up" | "down" {
     let wasDown = false;
     const refresh = () => {
       due = undefined;
-      for (const queryKey of [queryKeys.jobs, queryKeys.overview, queryKeys.accounts, queryKeys.workers]) {
+      for (const queryKey of [
+        queryKeys.jobs,
+        queryKeys.batches,
+        queryKeys.overview,
+        queryKeys.accounts,
+        queryKeys.workers,
+      ]) {
         queries.invalidateQueries({ queryKey });
       }
     };

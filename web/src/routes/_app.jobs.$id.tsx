@@ -1,4 +1,4 @@
-import { Button, Grid, Group, Stack, Table, Tabs, Text } from "@mantine/core";
+import { Button, Grid, Group, Stack, Tabs, Text } from "@mantine/core";
 import { useDisclosure } from "@mantine/hooks";
 import { useMutation, useQuery, useQueryClient } from "@tanstack/react-query";
 import { createFileRoute, Link, useNavigate } from "@tanstack/react-router";
@@ -6,7 +6,7 @@ import { useTranslation } from "react-i18next";
 import { ApiError, api, data, type Job, type NewJob } from "@/api/client";
 import { jobQuery, queryKeys } from "@/api/queries";
 import { Answer } from "@/components/answer";
-import { Code, Confirm, Copy, Empty, Page, Rows, Section, StateBadge } from "@/components/parts";
+import { Code, Confirm, Copy, Details, Empty, Page, Rows, Section, StateBadge } from "@/components/parts";
 import { Timeline } from "@/components/timeline";
 import { duration } from "@/lib/format";
 import { useJobStream } from "@/lib/live";
@@ -131,7 +131,7 @@ function JobPage() {
             <Section title={t("job.timeline")}>
               <Timeline job={job} />
             </Section>
-            <Details job={job} />
+            <About job={job} />
           </Stack>
         </Grid.Col>
       </Grid>
@@ -139,7 +139,7 @@ function JobPage() {
   );
 }
 
-function Details({ job }: { job: Job }) {
+function About({ job }: { job: Job }) {
   const { t } = useTranslation();
   const ms = (time: string | null | undefined) => (time ? new Date(time).getTime() : 0);
   const rows: [string, React.ReactNode][] = [
@@ -164,6 +164,14 @@ function Details({ job }: { job: Job }) {
     [t("job.timeout"), job.timeout],
     [t("job.session"), job.session],
     [
+      t("job.batch"),
+      job.batch && (
+        <Link to="/batches/$id" params={{ id: job.batch }} className="text-link mono">
+          {job.batch.slice(0, 8)}…{job.batch.slice(-6)}
+        </Link>
+      ),
+    ],
+    [
       t("job.retryOf"),
       job.retry_of && (
         <Link to="/jobs/$id" params={{ id: job.retry_of }} className="text-link mono">
@@ -175,22 +183,7 @@ function Details({ job }: { job: Job }) {
   ];
   return (
     <Section title={t("job.details")}>
-      <Table variant="vertical" verticalSpacing={6} horizontalSpacing={0} withRowBorders={false}>
-        <Table.Tbody>
-          {rows
-            .filter(([, value]) => value)
-            .map(([name, value]) => (
-              <Table.Tr key={name}>
-                <Table.Th w={110} bg="transparent" fw={400} c="dimmed" fz="sm">
-                  {name}
-                </Table.Th>
-                <Table.Td fz="sm" style={{ overflowWrap: "anywhere" }}>
-                  {value}
-                </Table.Td>
-              </Table.Tr>
-            ))}
-        </Table.Tbody>
-      </Table>
+      <Details rows={rows} />
     </Section>
   );
 }

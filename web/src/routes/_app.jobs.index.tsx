@@ -1,6 +1,6 @@
 import { Button, Checkbox, Group, MultiSelect, Select, Table, Text, TextInput } from "@mantine/core";
 import { useDebouncedCallback } from "@mantine/hooks";
-import { IconListDetails } from "@tabler/icons-react";
+import { IconListDetails, IconX } from "@tabler/icons-react";
 import { useInfiniteQuery, useQuery, useQueryClient } from "@tanstack/react-query";
 import { createFileRoute, Link, useNavigate } from "@tanstack/react-router";
 import { useState } from "react";
@@ -23,6 +23,7 @@ export const Route = createFileRoute("/_app/jobs/")({
     client: text,
     model: text,
     metadata: text,
+    batch: text,
   }),
   component: Jobs,
 });
@@ -224,6 +225,16 @@ function Filters({ filtered }: { filtered: boolean }) {
       {input("client")}
       {input("model")}
       {input("metadata", t("jobs.metadataHint"))}
+      {filter.batch && (
+        <Button
+          variant="light"
+          rightSection={<IconX size={14} aria-hidden />}
+          aria-label={t("jobs.anyBatch", { batch: filter.batch })}
+          onClick={() => set({ batch: undefined })}
+        >
+          {t("jobs.ofBatch", { batch: filter.batch.slice(-6) })}
+        </Button>
+      )}
       {filtered && (
         <Button variant="subtle" color="gray" c="dimmed" onClick={() => navigate({ search: {} })}>
           {t("common.clear")}

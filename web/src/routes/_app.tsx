@@ -22,9 +22,11 @@ import {
   IconMoon,
   IconPlayerPlay,
   IconServer,
+  IconStack2,
   IconSun,
   IconUserCircle,
   IconUsers,
+  IconWebhook,
 } from "@tabler/icons-react";
 import { useQuery, useQueryClient } from "@tanstack/react-query";
 import { createFileRoute, Link, Outlet, redirect, useNavigate } from "@tanstack/react-router";
@@ -72,9 +74,11 @@ function Shell() {
   const links = [
     { to: "/", icon: IconLayoutDashboard, label: t("nav.overview"), exact: true },
     { to: "/jobs", icon: IconListDetails, label: t("nav.jobs") },
+    { to: "/batches", icon: IconStack2, label: t("nav.batches") },
     { to: "/playground", icon: IconPlayerPlay, label: t("nav.playground") },
     { to: "/accounts", icon: IconUsers, label: t("nav.accounts") },
     { to: "/workers", icon: IconServer, label: t("nav.workers") },
+    { to: "/webhooks", icon: IconWebhook, label: t("nav.webhooks") },
     ...(may("admin") ? [{ to: "/keys", icon: IconKey, label: t("nav.keys") }] : []),
   ];
   return (

@@ -177,7 +177,7 @@ impl Drop for Running {
             }
         };
         if let Ok(runtime) = Handle::try_current() {
-            self.edge.farewells.spawn_on(farewell, &runtime);
+            self.edge.chores.spawn_on(farewell, &runtime);
         }
     }
 }

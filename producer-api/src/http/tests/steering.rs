@@ -130,7 +130,10 @@ async fn without_broker_and_live_plane_jobs_are_accepted() {
 
 #[tokio::test]
 async fn metrics_count_what_waits_and_what_runs() {
-    let recorded = sluice_shared::telemetry::metrics().unwrap();
+    // Of this thread alone: other tests may run in this process.
+    let recorder = sluice_shared::telemetry::recorder().unwrap();
+    let _recording = metrics::set_default_local_recorder(&recorder);
+    let recorded = recorder.handle();
     let api = Api::start().await;
     for _ in 0..3 {
         api.submit("{\"prompt\": \"a\"}").await;
