@@ -1,10 +1,7 @@
 //! One job as it lives: its states, its text as it comes, its end. The connection may be lost and
 //! found again on the way; who watches is told everything once.
 
-use std::{
-    collections::VecDeque,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use reqwest::Method;
 use serde::{Deserialize, Serialize};
@@ -58,7 +55,6 @@ pub struct Live<'a> {
     /// The last event that can be gone on behind.
     last: Option<String>,
     story: Story,
-    pending: VecDeque<Happening>,
     failures: u32,
 }
 
@@ -66,8 +62,6 @@ pub struct Live<'a> {
 struct Stream<'a> {
     events: Events<'a>,
     opened: Instant,
-    /// It was opened behind an event of one before.
-    is_behind: bool,
 }
 
 impl Client {
@@ -80,7 +74,6 @@ impl Client {
             stream: None,
             last: None,
             story: Story::default(),
-            pending: VecDeque::new(),
             failures: 0,
         }
     }
@@ -96,15 +89,13 @@ impl Live<'_> {
         &mut self,
         mut notice: impl FnMut(&ClientError),
     ) -> Result<Option<Happening>, ClientError> {
-        loop {
-            if let Some(happening) = self.pending.pop_front() {
-                return Ok(Some(happening));
-            }
-            if self.story.ended {
-                return Ok(None);
-            }
+        while !self.story.ended {
             match self.advance().await {
-                Ok(()) => {}
+                Ok(None) => {}
+                Ok(happening) => {
+                    self.failures = 0;
+                    return Ok(happening);
+                }
                 Err(error) if error.is_transient() => {
                     let stream = self.stream.take();
                     if stream.is_some_and(|stream| stream.opened.elapsed() > GOOD) {
@@ -119,9 +110,11 @@ impl Live<'_> {
                 Err(error) => return Err(error),
             }
         }
+        Ok(None)
     }
 
-    async fn advance(&mut self) -> Result<(), ClientError> {
+    /// One step; gives what there is to tell.
+    async fn advance(&mut self) -> Result<Option<Happening>, ClientError> {
         let Some(stream) = &mut self.stream else {
             let path = format!("api/jobs/{}/events", self.id);
             let request = self.client.request(Method::GET, &path);
@@ -129,32 +122,17 @@ impl Live<'_> {
             self.stream = Some(Stream {
                 events,
                 opened: Instant::now(),
-                is_behind: self.last.is_some(),
             });
-            return Ok(());
+            return Ok(None);
         };
         let Some(event) = stream.events.next().await? else {
             return Err(self.client.broke_off("the stream of the job broke off"));
         };
         let happening = parse(&event).map_err(|error| stream.events.strange(&error))?;
-        let Some(happening) = happening else {
-            return Ok(());
-        };
-        if stream.is_behind
-            && let Some(void) = self.story.begin_anew(&happening)
-        {
-            self.pending.extend(void);
-            (self.stream, self.last) = (None, None);
-            return Ok(());
-        }
         if event.id.is_some() {
             self.last = event.id;
         }
-        self.pending.extend(self.story.take(happening));
-        if !self.pending.is_empty() {
-            self.failures = 0;
-        }
-        Ok(())
+        Ok(happening.and_then(|happening| self.story.take(happening)))
     }
 }
 
@@ -185,66 +163,36 @@ fn parse(event: &Event) -> Result<Option<Happening>, serde_json::Error> {
     }))
 }
 
-/// What was told. Each stream begins with the state and knows nothing of the one before, so that
-/// what was told already is left out, and what fell between two streams is put in. Pure.
+/// What was told. A stream that goes on behind another begins with the state again, so that what was
+/// told already is left out. Pure.
 #[derive(Debug, Default)]
 struct Story {
     state: Option<(State, u32, bool)>,
     /// The attempt whose text was told and counts; 0 for none.
     attempt: u32,
-    /// The attempt whose text was told last, whether it counts or not.
-    heard: u32,
-    /// Text of attempts before this one counts no more, told or not.
-    first: u32,
     ended: bool,
 }
 
 impl Story {
-    /// Whether another attempt than the one that was heard has begun, seen on a stream that goes on
-    /// behind its text; gives what is void by that. The live plane may have been lost in between
-    /// and count its pieces from 1 again, so that such a stream would leave out the beginning of
-    /// the new text: that is to be read on a stream from the beginning.
-    fn begin_anew(&mut self, happening: &Happening) -> Option<Vec<Happening>> {
-        let attempt = match happening {
-            Happening::State { job } => job.attempt,
-            Happening::Text { attempt, .. } => *attempt,
-            Happening::Void { .. } | Happening::End { .. } => return None,
-        };
-        if attempt <= self.heard {
-            return None;
-        }
-        self.first = attempt;
-        let void = self.attempt;
-        Some(self.take(Happening::Void { attempt: void }))
-    }
-
-    fn take(&mut self, happening: Happening) -> Vec<Happening> {
+    fn take(&mut self, happening: Happening) -> Option<Happening> {
         match &happening {
             Happening::State { job } => {
                 let state = (job.state, job.attempt, job.cancel_requested);
                 if self.state.replace(state) == Some(state) {
-                    return Vec::new();
+                    return None;
                 }
             }
-            Happening::Text { attempt, .. } => {
-                if *attempt < self.first {
-                    return Vec::new();
-                }
-                self.heard = *attempt;
-                let before = std::mem::replace(&mut self.attempt, *attempt);
-                if before != 0 && before != *attempt {
-                    return vec![Happening::Void { attempt: before }, happening];
-                }
-            }
+            Happening::Text { attempt, .. } => self.attempt = *attempt,
+            // It is told again when the stream broke between it and the text of the next attempt.
             Happening::Void { attempt } => {
-                if self.attempt == 0 || self.attempt != *attempt {
-                    return Vec::new();
+                if self.attempt != *attempt {
+                    return None;
                 }
                 self.attempt = 0;
             }
             Happening::End { .. } => self.ended = true,
         }
-        vec![happening]
+        Some(happening)
     }
 }
 
@@ -307,33 +255,16 @@ mod tests {
     }
 
     #[test]
-    fn text_is_void_once_also_when_nobody_said_so() {
-        let said = [text(1, "a"), ("void", json!({"attempt": 1})), text(2, "b")];
-        assert_eq!(told(&said), ["1: a", "void 1", "2: b"]);
-        let unsaid = [text(1, "a"), text(2, "b")];
-        assert_eq!(told(&unsaid), ["1: a", "void 1", "2: b"]);
-        let other = [text(2, "b"), ("void", json!({"attempt": 1}))];
-        assert_eq!(told(&other), ["2: b"]);
-    }
-
-    #[test]
-    fn another_attempt_is_read_from_its_beginning() {
-        let mut story = Story::default();
-        let take = |story: &mut Story, (name, data): (&str, Value)| {
-            story.take(parse(&event(name, &data)).unwrap().unwrap())
-        };
-        let text = |attempt| text(attempt, "a");
-        take(&mut story, ("state", job("running", 1)));
-        assert_eq!(take(&mut story, text(1)).len(), 1);
-        let same = parse(&event("state", &job("queued", 1))).unwrap().unwrap();
-        assert_eq!(story.begin_anew(&same), None);
-        let other = parse(&event("state", &job("running", 2))).unwrap().unwrap();
-        let void = Happening::Void { attempt: 1 };
-        assert_eq!(story.begin_anew(&other), Some(vec![void]));
-        assert_eq!(take(&mut story, ("state", job("running", 2))).len(), 1);
-        assert_eq!(take(&mut story, text(1)), [], "it is void already");
-        assert_eq!(take(&mut story, text(2)).len(), 1);
-        assert_eq!(story.begin_anew(&other), None);
+    fn text_is_void_once() {
+        let void = || ("void", json!({"attempt": 1}));
+        let said = [
+            text(1, "a"),
+            void(),
+            ("state", job("running", 2)),
+            void(),
+            text(2, "b"),
+        ];
+        assert_eq!(told(&said), ["1: a", "void 1", "running 2", "2: b"]);
     }
 
     #[test]

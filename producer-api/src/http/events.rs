@@ -77,8 +77,8 @@ pub(super) async fn job_events(
     _: NoParams,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let after = match single(&headers, LAST_EVENT_ID)? {
-        None => StreamId::START,
+    let (after, attempt) = match single(&headers, LAST_EVENT_ID)? {
+        None => (StreamId::START, 0),
         Some(value) => place(value)?,
     };
     let permit = permit(&edge)?;
@@ -89,7 +89,7 @@ pub(super) async fn job_events(
         job,
         news,
         after,
-        attempt: 0,
+        attempt,
         pending: VecDeque::new(),
         looked_at: Instant::now(),
         ended: false,
@@ -148,13 +148,20 @@ pub(super) fn answer(
     answer
 }
 
-fn place(value: &HeaderValue) -> Result<StreamId, ApiError> {
-    let parsed = value
-        .to_str()
-        .ok()
-        .and_then(|text| text.split_once('-'))
-        .and_then(|(one, other)| Some(StreamId(one.parse().ok()?, other.parse().ok()?)));
-    parsed.ok_or_else(|| {
+/// The id of a piece of text: where it is, and whose it is, so that who comes back with it hears that
+/// the text is void when another attempt has begun meanwhile.
+fn name(place: StreamId, attempt: u32) -> String {
+    format!("{}-{}-{attempt}", place.0, place.1)
+}
+
+fn place(value: &HeaderValue) -> Result<(StreamId, u32), ApiError> {
+    let parse = |text: &str| {
+        let mut parts = text.split('-');
+        let place = StreamId(parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+        let attempt = parts.next()?.parse().ok()?;
+        parts.next().is_none().then_some((place, attempt))
+    };
+    value.to_str().ok().and_then(parse).ok_or_else(|| {
         let detail = "is not the id of an event of this stream";
         ApiError::field(Code::BadHeader, "Last-Event-ID", detail)
     })
@@ -270,7 +277,7 @@ impl Watch {
                 self.pending.push_back(event("void", &void));
             }
             self.attempt = attempt;
-            let text = event("text", &Text { attempt, text }).id(format!("{}-{}", id.0, id.1));
+            let text = event("text", &Text { attempt, text }).id(name(id, attempt));
             self.pending.push_back(text);
         }
     }

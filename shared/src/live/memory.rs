@@ -13,7 +13,8 @@ use super::{
     waiting::{Listeners, Waiting},
 };
 use crate::{
-    domain::{JobId, Span},
+    clock,
+    domain::{JobId, Span, Time},
     roll::Roll,
 };
 
@@ -44,8 +45,11 @@ struct Inner {
     waiting: Waiting,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Streams {
+    /// When this memory began, in milliseconds since 1970: what its places begin with, as those of
+    /// Redis do, so that a place of an earlier life is none of this one.
+    epoch: u64,
     by_job: HashMap<JobId, Stream>,
     /// When to look whether a stream is over; the oldest streams first.
     expiries: VecDeque<(Instant, JobId)>,
@@ -158,7 +162,22 @@ impl Memory {
     }
 }
 
+impl Default for Streams {
+    fn default() -> Self {
+        Self::since(clock::now())
+    }
+}
+
 impl Streams {
+    fn since(now: Time) -> Self {
+        Self {
+            epoch: u64::try_from(now.as_millis()).unwrap_or_default(),
+            by_job: HashMap::new(),
+            expiries: VecDeque::new(),
+            bytes: 0,
+        }
+    }
+
     fn append(&mut self, job: JobId, pieces: &[Piece], ttl: Duration, now: Instant) {
         self.expire(now);
         let expires = now + ttl;
@@ -199,11 +218,13 @@ impl Streams {
         };
         let first = stream.count - stream.pieces.len() as u64;
         let numbered = (first + 1..)
-            .map(|number| StreamId(0, number))
+            .map(|number| StreamId(self.epoch, number))
             .zip(&stream.pieces);
-        let seen = usize::try_from(after.1.saturating_sub(first)).unwrap_or(usize::MAX);
-        // An id of another process's life, or of Redis, is not before anything that is here.
-        let seen = if after.0 > 0 { usize::MAX } else { seen };
+        // Who read in an earlier life, or in Redis, has read nothing of what is here.
+        let seen = match after.0 == self.epoch {
+            true => usize::try_from(after.1.saturating_sub(first)).unwrap_or(usize::MAX),
+            false => 0,
+        };
         numbered
             .skip(seen)
             .take(most)
@@ -277,11 +298,25 @@ mod tests {
         }
         let pieces = streams.read(job, StreamId::START, usize::MAX, now);
         assert_eq!(pieces.len(), STREAM_LENGTH);
-        assert_eq!(pieces[0].0, StreamId(0, 6));
-        assert_eq!(
-            streams.read(job, StreamId(0, 9), 1, now)[0].0,
-            StreamId(0, 10)
-        );
+        let place = |number| StreamId(streams.epoch, number);
+        assert_eq!(pieces[0].0, place(6));
+        assert_eq!(streams.read(job, place(9), 1, now)[0].0, place(10));
+    }
+
+    #[test]
+    fn a_place_of_an_earlier_life_is_before_all_that_is_here() {
+        let (now, job) = (Instant::now(), JobId::generate());
+        let life = |millis| {
+            let mut streams = Streams::since(Time::from_millis(millis));
+            streams.append(job, &[text(1), text(2)].concat(), TTL, now);
+            streams
+        };
+        let (before, after) = (life(1_000), life(2_000));
+        let last = before.read(job, StreamId::START, 9, now)[1].0;
+        assert!(before.read(job, last, 9, now).is_empty());
+        let all = after.read(job, last, 9, now);
+        assert_eq!(all.len(), 2);
+        assert!(all[0].0 > last, "a place grows over lives, too");
     }
 
     #[test]

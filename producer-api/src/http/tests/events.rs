@@ -145,6 +145,24 @@ async fn who_comes_late_gets_it_all_and_who_comes_back_the_rest() {
 }
 
 #[tokio::test]
+async fn who_comes_back_hears_that_what_was_read_is_void() {
+    let api = Api::start().await;
+    let id = api.submit("{\"prompt\": \"a\"}").await;
+    api.dispatch(&Lane::default()).await;
+    say(&api, id, 1, "to be ").await;
+    let path = format!("/api/jobs/{id}/events");
+    let mut stream = Stream::open(&api, &path, None).await;
+    stream.named("state").await;
+    let (read, _) = stream.named("text").await;
+    drop(stream);
+    say(&api, id, 2, "not ").await;
+    let mut again = Stream::open(&api, &path, Some(&read)).await;
+    again.named("state").await;
+    assert_eq!(again.named("void").await.1["attempt"], 1);
+    assert_eq!(again.named("text").await.1["attempt"], 2);
+}
+
+#[tokio::test]
 async fn a_stream_of_nothing_is_refused() {
     let api = Api::start().await;
     let line = format!("GET /api/jobs/{}/events", JobId::generate());
